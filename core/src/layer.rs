@@ -1,0 +1,50 @@
+//! Blocks and models as data. Observers, policies and rounders see these and no model's name.
+
+use serde::{Deserialize, Serialize};
+
+pub use taq_policy::{BlockId, LayerId, LayerSpec, Role, Stream};
+
+/// A transformer block: the unit of reconstruction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlockSpec {
+    /// Unique id.
+    pub id: BlockId,
+    /// Its quantizable layers, in the order of the forward pass.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// What the engine needs to know of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// Name for people, such as `emoji-sd3`.
+    pub name: String,
+    /// Hash of configuration and weights; equal models have equal fingerprints wherever they lie.
+    pub fingerprint: String,
+    /// The blocks, in the order of the forward pass.
+    pub blocks: Vec<BlockSpec>,
+    /// Channels of the latent.
+    pub latent_channels: usize,
+    /// Pixels of the image per latent pixel, along one side.
+    pub vae_factor: usize,
+    /// Height and width of the latent must be multiples of this.
+    pub patch_size: usize,
+}
+
+impl ModelSpec {
+    /// All quantizable layers, in the order of the forward pass.
+    pub fn layers(&self) -> impl Iterator<Item = &LayerSpec> {
+        self.blocks.iter().flat_map(|b| &b.layers)
+    }
+
+    /// The layer of this id.
+    pub fn layer(&self, id: &LayerId) -> Option<&LayerSpec> {
+        self.layers().find(|l| &l.id == id)
+    }
+
+    /// The position of the block of this id.
+    pub fn block_index(&self, id: &BlockId) -> Option<usize> {
+        self.blocks.iter().position(|b| &b.id == id)
+    }
+}

@@ -1,0 +1,267 @@
+//! The plugins linked into this program, by kind and name.
+//!
+//! A plugin registers itself with [`register!`](crate::register) through `inventory`, which promises no order:
+//! the registry sorts, refuses duplicates, and answers an unknown name with near ones.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{BitPolicy, Error, Model, ModelDefaults, Observer, Result, Rounder, Sampler};
+
+/// What a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A diffusion transformer.
+    Model,
+    /// A sampler.
+    Sampler,
+    /// An observer of activations.
+    Observer,
+    /// A bit policy.
+    Policy,
+    /// A rounder of weights.
+    Rounder,
+}
+
+impl Kind {
+    /// All kinds, in the order of a pipeline.
+    pub const ALL: [Self; 5] = [Self::Model, Self::Sampler, Self::Observer, Self::Policy, Self::Rounder];
+
+    /// The word for people and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Sampler => "sampler",
+            Self::Observer => "observer",
+            Self::Policy => "policy",
+            Self::Rounder => "rounder",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How to make a plugin from its settings (a JSON object).
+#[derive(Clone, Copy)]
+pub enum Make {
+    /// Makes a model.
+    Model(fn(&Value) -> Result<Box<dyn Model>>),
+    /// Makes a sampler for a model with these defaults.
+    Sampler(fn(&Value, &ModelDefaults) -> Result<Box<dyn Sampler>>),
+    /// Makes one observer of one layer at one timestep.
+    Observer(fn(&Value) -> Result<Box<dyn Observer>>),
+    /// Makes a bit policy.
+    Policy(fn(&Value) -> Result<Box<dyn BitPolicy>>),
+    /// Makes a rounder.
+    Rounder(fn(&Value) -> Result<Box<dyn Rounder>>),
+}
+
+impl Make {
+    /// The kind of plugin that this makes.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Model(_) => Kind::Model,
+            Self::Sampler(_) => Kind::Sampler,
+            Self::Observer(_) => Kind::Observer,
+            Self::Policy(_) => Kind::Policy,
+            Self::Rounder(_) => Kind::Rounder,
+        }
+    }
+}
+
+/// A plugin, described.
+pub struct Plugin {
+    /// Name within its kind.
+    pub name: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// Crate that registered it, with version: part of every fingerprint.
+    pub origin: &'static str,
+    /// JSON Schema of its settings.
+    pub settings: fn() -> Schema,
+    /// Makes one.
+    pub make: Make,
+}
+
+inventory::collect!(Plugin);
+
+/// Registers a plugin: kind, name, settings type, constructor, one sentence.
+///
+/// The settings type is `Deserialize + JsonSchema` with defaults for everything; the constructor takes it by
+/// value (a sampler's also takes the model's defaults) and returns `Result<impl Trait>`.
+///
+/// ```
+/// use taq_core::{BitPolicy, PolicyPlan, PolicyRequest, Result, register, registry::Registry};
+///
+/// #[derive(Default, serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(default, deny_unknown_fields)]
+/// struct Settings {}
+///
+/// struct Empty;
+///
+/// impl BitPolicy for Empty {
+///     fn assign(&self, _: &PolicyRequest) -> Result<PolicyPlan> { Ok(PolicyPlan::new(vec![])) }
+/// }
+///
+/// register!(Policy, "empty", Settings, |_| Ok(Empty), "Decides nothing.");
+///
+/// let registry = Registry::linked().unwrap();
+/// assert!(registry.policy("empty", &serde_json::json!({})).is_ok());
+/// ```
+#[macro_export]
+macro_rules! register {
+    (Sampler, $name:literal, $settings:ty, $make:expr, $summary:literal) => {
+        $crate::register!(@submit Sampler, $name, $settings, $summary, |value, defaults| {
+            let make: fn($settings, &$crate::ModelDefaults) -> $crate::Result<_> = $make;
+            Ok(Box::new(make($crate::registry::parse_settings(concat!("sampler `", $name, "`"), value)?, defaults)?))
+        });
+    };
+    ($kind:ident, $name:literal, $settings:ty, $make:expr, $summary:literal) => {
+        $crate::register!(@submit $kind, $name, $settings, $summary, |value| {
+            let make: fn($settings) -> $crate::Result<_> = $make;
+            let owner = format!("{} `{}`", $crate::registry::Kind::$kind, $name);
+            Ok(Box::new(make($crate::registry::parse_settings(&owner, value)?)?))
+        });
+    };
+    (@submit $kind:ident, $name:literal, $settings:ty, $summary:literal, $make:expr) => {
+        $crate::inventory::submit! {
+            $crate::registry::Plugin {
+                name: $name,
+                summary: $summary,
+                origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
+                settings: $crate::registry::settings_schema::<$settings>,
+                make: $crate::registry::Make::$kind($make),
+            }
+        }
+    };
+}
+
+/// Reads a plugin's settings; `null` means defaults. For [`register!`](crate::register).
+pub fn parse_settings<T: DeserializeOwned>(owner: &str, value: &Value) -> Result<T> {
+    let empty = Value::Object(serde_json::Map::new());
+    let value = if value.is_null() { &empty } else { value };
+    T::deserialize(value).map_err(|e| Error::settings(owner, e))
+}
+
+/// The schema of a settings type. For [`register!`](crate::register).
+pub fn settings_schema<T: JsonSchema>() -> Schema {
+    schema_for!(T)
+}
+
+/// All plugins of a program, sorted by kind and name.
+pub struct Registry {
+    plugins: BTreeMap<(Kind, &'static str), &'static Plugin>,
+}
+
+impl Registry {
+    /// The plugins linked into this program. Two of one kind and name are an error.
+    pub fn linked() -> Result<Self> {
+        Self::new(inventory::iter::<Plugin>.into_iter())
+    }
+
+    /// The given plugins.
+    pub fn new(plugins: impl IntoIterator<Item = &'static Plugin>) -> Result<Self> {
+        let mut map = BTreeMap::new();
+        for plugin in plugins {
+            let kind = plugin.make.kind();
+            if let Some(first) = map.insert((kind, plugin.name), plugin) {
+                let (mut first, mut second) = (first.origin, plugin.origin);
+                if first > second {
+                    std::mem::swap(&mut first, &mut second);
+                }
+                return Err(Error::DuplicatePlugin {
+                    kind: kind.name(),
+                    name: plugin.name.to_owned(),
+                    first,
+                    second,
+                });
+            }
+        }
+        Ok(Self { plugins: map })
+    }
+
+    /// All of them, sorted by kind and name.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, &'static Plugin)> + '_ {
+        self.plugins.iter().map(|(&(kind, _), &plugin)| (kind, plugin))
+    }
+
+    /// The plugin of this kind and name.
+    pub fn find(&self, kind: Kind, name: &str) -> Result<&'static Plugin> {
+        if let Some((_, plugin)) = self.iter().find(|(k, p)| *k == kind && p.name == name) {
+            return Ok(plugin);
+        }
+        let known: Vec<String> =
+            self.iter().filter(|(k, _)| *k == kind).map(|(_, p)| p.name.to_owned()).collect();
+        Err(Error::UnknownPlugin { kind: kind.name(), name: name.to_owned(), near: near(name, &known), known })
+    }
+
+    /// Makes a model.
+    pub fn model(&self, name: &str, settings: &Value) -> Result<Box<dyn Model>> {
+        match self.find(Kind::Model, name)?.make {
+            Make::Model(make) => make(settings),
+            _ => unreachable!("found by kind"),
+        }
+    }
+
+    /// Makes a sampler for a model with these defaults.
+    pub fn sampler(
+        &self,
+        name: &str,
+        settings: &Value,
+        defaults: &ModelDefaults,
+    ) -> Result<Box<dyn Sampler>> {
+        match self.find(Kind::Sampler, name)?.make {
+            Make::Sampler(make) => make(settings, defaults),
+            _ => unreachable!("found by kind"),
+        }
+    }
+
+    /// Makes an observer.
+    pub fn observer(&self, name: &str, settings: &Value) -> Result<Box<dyn Observer>> {
+        match self.find(Kind::Observer, name)?.make {
+            Make::Observer(make) => make(settings),
+            _ => unreachable!("found by kind"),
+        }
+    }
+
+    /// Makes a bit policy.
+    pub fn policy(&self, name: &str, settings: &Value) -> Result<Box<dyn BitPolicy>> {
+        match self.find(Kind::Policy, name)?.make {
+            Make::Policy(make) => make(settings),
+            _ => unreachable!("found by kind"),
+        }
+    }
+
+    /// Makes a rounder.
+    pub fn rounder(&self, name: &str, settings: &Value) -> Result<Box<dyn Rounder>> {
+        match self.find(Kind::Rounder, name)?.make {
+            Make::Rounder(make) => make(settings),
+            _ => unreachable!("found by kind"),
+        }
+    }
+}
+
+/// Names that a typo may have meant, nearest first: at most three edits and a third of the longer name away,
+/// or one a prefix of the other.
+pub fn near(name: &str, known: &[String]) -> Vec<String> {
+    let mut scored: Vec<(usize, &String)> = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), &k.to_lowercase()), k))
+        .filter(|(d, k)| {
+            *d <= 3.min(k.len().max(name.len()).div_ceil(3))
+                || (!name.is_empty() && (k.starts_with(name) || name.starts_with(k.as_str())))
+        })
+        .collect();
+    scored.sort();
+    scored.into_iter().map(|(_, k)| k.clone()).collect()
+}

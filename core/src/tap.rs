@@ -1,0 +1,71 @@
+//! How a forward pass is watched or changed.
+//!
+//! Every quantizable linear layer's call goes through the tap that was passed to the forward pass. A tap may
+//! watch (observers, caches), replace the input or the weight (fake quantization), or do the multiplication
+//! itself (integer kernels). There is no other mechanism: no hooks, no patching, no hidden state.
+
+use mlx_rs::Array;
+
+use crate::{LayerSpec, Result};
+
+/// One call of a linear layer: `y = x Wᵀ + b`.
+pub struct LinearCall<'a> {
+    /// Which layer.
+    pub layer: &'a LayerSpec,
+    /// `[batch, tokens, in_features]`.
+    pub input: &'a Array,
+    /// `[out_features, in_features]`.
+    pub weight: &'a Array,
+    /// `[out_features]`.
+    pub bias: Option<&'a Array>,
+}
+
+impl LinearCall<'_> {
+    /// The full-precision product, `[batch, tokens, out_features]`.
+    pub fn compute(&self) -> Result<Array> {
+        self.compute_with(self.input, self.weight)
+    }
+
+    /// The product of another input or weight of the same shapes, with the layer's own bias.
+    pub fn compute_with(&self, input: &Array, weight: &Array) -> Result<Array> {
+        Ok(mlx_host::linear(input, weight, self.bias)?)
+    }
+}
+
+/// Watches or changes a forward pass.
+///
+/// ```
+/// use taq_core::{LinearCall, Result, Tap, mlx_rs::Array};
+///
+/// /// Counts calls and changes nothing.
+/// #[derive(Default)]
+/// struct Count(usize);
+///
+/// impl Tap for Count {
+///     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
+///         self.0 += 1;
+///         call.compute()
+///     }
+/// }
+/// ```
+pub trait Tap {
+    /// Called once at the start of a forward pass (of the model or of one block), with the timestep (1000 σ)
+    /// of every row of the batch.
+    fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
+        let _ = timesteps;
+        Ok(())
+    }
+
+    /// Called for every quantizable linear layer; returns its output, `[batch, tokens, out_features]`.
+    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array>;
+}
+
+/// The tap that changes nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Identity;
+
+impl Tap for Identity {
+    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
+        call.compute()
+    }
+}

@@ -1,0 +1,3 @@
+//! Built-in models.
+
+pub mod sd3;

@@ -1,0 +1,80 @@
+//! What a policy decides.
+
+use serde::{Deserialize, Serialize};
+
+use crate::LayerId;
+
+/// The `format` of a [`PolicyPlan`].
+pub const PLAN_FORMAT: &str = "taq.policy_plan.v1";
+
+/// The statistic that becomes the clipping range of an activation grid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleSource {
+    /// Largest magnitude: nothing is clipped on the calibration set.
+    #[default]
+    Absmax,
+    /// 99.9 % quantile of the magnitudes.
+    P999,
+    /// 99 % quantile of the magnitudes.
+    P99,
+}
+
+/// The decision for one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LayerPlan {
+    /// The layer.
+    pub id: LayerId,
+    /// Bits of the weight.
+    pub weight_bits: u8,
+    /// Bits of the input, one entry per timestep of the request.
+    pub activation_bits: Vec<u8>,
+    /// Where the clipping range comes from.
+    #[serde(default)]
+    pub scale_source: ScaleSource,
+    /// Whether the per-channel shift is subtracted before quantizing (post-GELU layers only).
+    #[serde(default)]
+    pub shift: bool,
+    /// SmoothQuant's migration strength α, if channels are to be rescaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoothquant_alpha: Option<f32>,
+    /// Why, where the decision is out of the ordinary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl LayerPlan {
+    /// The same activation bits at every one of `steps` timesteps; absmax scales, no shift.
+    pub fn uniform(id: LayerId, weight_bits: u8, activation_bits: u8, steps: usize) -> Self {
+        Self {
+            id,
+            weight_bits,
+            activation_bits: vec![activation_bits; steps],
+            scale_source: ScaleSource::Absmax,
+            shift: false,
+            smoothquant_alpha: None,
+            reason: None,
+        }
+    }
+}
+
+/// The decision for every layer of the request, in its order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PolicyPlan {
+    /// Always [`PLAN_FORMAT`].
+    pub format: String,
+    /// One entry per layer.
+    pub layers: Vec<LayerPlan>,
+}
+
+impl PolicyPlan {
+    /// A plan in the current format.
+    pub fn new(layers: Vec<LayerPlan>) -> Self {
+        Self { format: PLAN_FORMAT.to_owned(), layers }
+    }
+}

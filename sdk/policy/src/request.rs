@@ -1,0 +1,111 @@
+//! What a policy is told.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{LayerId, LayerSpec};
+
+/// The `format` of a [`PolicyRequest`].
+pub const REQUEST_FORMAT: &str = "taq.policy_request.v1";
+
+/// One step of the sampler.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Timestep {
+    /// Position in the schedule, from 0 (pure noise).
+    pub step: usize,
+    /// Noise level, 1 at the start, falling to 0.
+    pub sigma: f32,
+}
+
+/// What was measured of one layer's input: every column has one entry per timestep of the request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LayerColumns {
+    /// The layer.
+    pub id: LayerId,
+    /// Largest magnitude.
+    pub absmax: Vec<f32>,
+    /// Smallest value.
+    pub min: Vec<f32>,
+    /// Largest value.
+    pub max: Vec<f32>,
+    /// 0.1 % quantile of the values.
+    pub p001: Vec<f32>,
+    /// 1 % quantile of the values.
+    pub p01: Vec<f32>,
+    /// Median of the magnitudes.
+    pub p50: Vec<f32>,
+    /// 99 % quantile of the magnitudes.
+    pub p99: Vec<f32>,
+    /// 99.9 % quantile of the magnitudes.
+    pub p999: Vec<f32>,
+    /// Largest magnitude of the per-channel shift; empty unless the layer is post-GELU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shift_magnitude: Vec<f32>,
+    /// Largest magnitude after the shift; empty unless the layer is post-GELU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shifted_absmax: Vec<f32>,
+    /// absmax / p99.
+    pub outlier_ratio: Vec<f32>,
+    /// Share of channels whose range is over 5 times the median channel's.
+    pub spike_fraction: Vec<f32>,
+    /// Batches behind each entry.
+    pub batches: Vec<u64>,
+}
+
+/// How much the model's output suffers when one layer is quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Sensitivity {
+    /// The layer.
+    pub id: LayerId,
+    /// Bits that the layer was given.
+    pub bits: u8,
+    /// Whether its weight (true) or its input (false) was quantized.
+    pub weight: bool,
+    /// Relative error of the model's output.
+    pub error: f32,
+}
+
+/// Everything a policy may look at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRequest {
+    /// Always [`REQUEST_FORMAT`].
+    pub format: String,
+    /// Name of the model.
+    pub model: String,
+    /// The quantizable layers, in the order of the forward pass.
+    pub layers: Vec<LayerSpec>,
+    /// The timesteps that were observed, in the order of the schedule.
+    pub timesteps: Vec<Timestep>,
+    /// One entry per layer, in the order of `layers`.
+    pub statistics: Vec<LayerColumns>,
+    /// Optional; empty when nobody measured them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensitivities: Vec<Sensitivity>,
+    /// Weight bits that the host can use.
+    pub weight_bits: Vec<u8>,
+    /// Activation bits that the host can use.
+    pub activation_bits: Vec<u8>,
+}
+
+impl PolicyRequest {
+    /// A request without statistics that allows every width from 2 to 8 bits.
+    pub fn new(model: impl Into<String>, layers: Vec<LayerSpec>, timesteps: Vec<Timestep>) -> Self {
+        Self {
+            format: REQUEST_FORMAT.to_owned(),
+            model: model.into(),
+            layers,
+            timesteps,
+            statistics: Vec::new(),
+            sensitivities: Vec::new(),
+            weight_bits: (2..=8).collect(),
+            activation_bits: (2..=8).collect(),
+        }
+    }
+}
