@@ -1,0 +1,191 @@
+//! Taking tensors out of [`Weights`] by the model's names and shapes.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use mlx_rs::Array;
+use taq_core::{Error, Result, WeightIssue};
+
+use super::decode::{oihw_to_ohwi, supported, to_f32};
+use super::layout::{Layout, Part};
+use super::store::{RawTensor, Weights};
+
+/// Hands out a model's tensors, f32, and remembers what did not fit.
+///
+/// Nothing fails at the first wrong tensor: a place holder of zeros takes its place, and [`Loader::finish`]
+/// reports all of them together with the tensors that nobody asked for. A model is usable only after `finish`.
+///
+/// ```text
+/// let loader = Loader::new(&weights);
+/// let block = loader.scope("transformer_blocks.0");
+/// let w = block.tensor("attn.to_q.weight", &[width, width]);
+/// loader.finish()?;
+/// ```
+#[derive(Clone)]
+pub(crate) struct Loader<'w> {
+    shared: Rc<Shared<'w>>,
+    scope: String,
+}
+
+struct Shared<'w> {
+    weights: &'w Weights,
+    layout: Layout,
+    /// Names in the file that were asked for or are of no interest.
+    seen: RefCell<BTreeSet<String>>,
+    /// By name in the file, so that each is reported once.
+    issues: RefCell<BTreeMap<String, WeightIssue>>,
+    /// The first tensor of a type that cannot be read.
+    unreadable: RefCell<Option<String>>,
+}
+
+impl<'w> Loader<'w> {
+    /// For a file that uses the model's own names.
+    pub(crate) fn new(weights: &'w Weights) -> Self {
+        Self::with_layout(weights, Layout::default())
+    }
+
+    /// For a file of another layout.
+    pub(crate) fn with_layout(weights: &'w Weights, layout: Layout) -> Self {
+        let shared = Shared {
+            weights,
+            layout,
+            seen: RefCell::default(),
+            issues: RefCell::default(),
+            unreadable: RefCell::default(),
+        };
+        Self { shared: Rc::new(shared), scope: String::new() }
+    }
+
+    /// The same loader below a module: names given to it follow `name` and a dot.
+    pub(crate) fn scope(&self, name: &str) -> Self {
+        Self { shared: Rc::clone(&self.shared), scope: format!("{}{name}.", self.scope) }
+    }
+
+    /// Whether the file has the tensor.
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.shared.weights.shape(&self.locate(key).0).is_some()
+    }
+
+    /// The tensor `key`, which must have this shape.
+    pub(crate) fn tensor(&self, key: &str, shape: &[usize]) -> Array {
+        self.take(key, shape).map_or_else(|| zeros(shape), |data| array(&data, shape))
+    }
+
+    /// The tensor `key`, which must have this shape if it is there at all.
+    pub(crate) fn optional(&self, key: &str, shape: &[usize]) -> Option<Array> {
+        self.contains(key).then(|| self.tensor(key, shape))
+    }
+
+    /// The convolution weight `key`, `[out, in, h, w]` in the file, as MLX wants it: `[out, h, w, in]`.
+    pub(crate) fn conv(&self, key: &str, shape: [usize; 4]) -> Array {
+        let [o, i, h, w] = shape;
+        let to = [o, h, w, i];
+        self.take(key, &shape).map_or_else(|| zeros(&to), |data| array(&oihw_to_ohwi(&data, shape), &to))
+    }
+
+    /// Tensors of the file that need not be asked for. Names are the file's, without the layout's prefix.
+    pub(crate) fn ignore(&self, unneeded: impl Fn(&str) -> bool) {
+        let mut seen = self.shared.seen.borrow_mut();
+        let prefix = &*self.shared.layout.prefix;
+        let keys = self.shared.weights.keys();
+        seen.extend(keys.filter(|k| k.strip_prefix(prefix).is_some_and(&unneeded)).map(str::to_owned));
+    }
+
+    /// Everything that did not fit, in one error: missing, unexpected, misshapen and non-finite tensors.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let Shared { weights, layout, seen, issues, unreadable } = &*self.shared;
+        if let Some(reason) = unreadable.borrow().as_ref() {
+            return Err(Error::malformed("weight file", weights.path(), reason));
+        }
+        let mut issues = issues.borrow().clone();
+        let seen = seen.borrow();
+        for key in weights.keys().filter(|k| k.starts_with(&*layout.prefix) && !seen.contains(*k)) {
+            issues.insert(key.to_owned(), WeightIssue::Unexpected { key: key.to_owned() });
+        }
+        if issues.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Weights { path: weights.path().to_owned(), issues: issues.into_values().collect() })
+    }
+
+    fn locate(&self, key: &str) -> (String, Part) {
+        self.shared.layout.locate(&format!("{}{key}", self.scope))
+    }
+
+    /// The values of a tensor, row-major; `None` if it cannot be had, which is then on record.
+    fn take(&self, key: &str, shape: &[usize]) -> Option<Vec<f32>> {
+        let (key, part) = self.locate(key);
+        self.shared.seen.borrow_mut().insert(key.clone());
+        let expected = shape_in_file(shape, part);
+        let record = |issue| {
+            self.shared.issues.borrow_mut().entry(key.clone()).or_insert(issue);
+            None
+        };
+        let Some(raw) = self.shared.weights.raw(&key) else {
+            return record(WeightIssue::Missing { key: key.clone(), shape: expected });
+        };
+        if raw.shape != expected {
+            return record(WeightIssue::Shape { key: key.clone(), expected, found: raw.shape.to_vec() });
+        }
+        if !supported(raw.dtype) {
+            let reason = format!("`{key}` is {:?}; F32, F16 and BF16 can be read", raw.dtype);
+            self.shared.unreadable.borrow_mut().get_or_insert(reason);
+            return None;
+        }
+        let (data, bad) = read(raw, part);
+        if bad > 0 {
+            let mut issues = self.shared.issues.borrow_mut();
+            let issue = issues.entry(key.clone()).or_insert(WeightIssue::NotFinite { key, count: 0 });
+            if let WeightIssue::NotFinite { count, .. } = issue {
+                *count += bad;
+            }
+        }
+        Some(data)
+    }
+}
+
+/// The shape of the file's tensor of which a tensor of `shape` is a part.
+fn shape_in_file(shape: &[usize], part: Part) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    match part {
+        Part::Whole | Part::SwapHalves => {}
+        Part::Rows { of, .. } => {
+            if let Some(rows) = shape.first_mut() {
+                *rows *= of;
+            }
+        }
+        Part::Pointwise => shape.extend([1, 1]),
+    }
+    shape
+}
+
+fn read(raw: RawTensor<'_>, part: Part) -> (Vec<f32>, usize) {
+    match part {
+        Part::Whole | Part::Pointwise => to_f32(raw.bytes, raw.dtype),
+        Part::Rows { index, of } => {
+            let size = raw.bytes.len() / of;
+            to_f32(&raw.bytes[index * size..][..size], raw.dtype)
+        }
+        Part::SwapHalves => {
+            let (mut data, bad) = to_f32(raw.bytes, raw.dtype);
+            let half = data.len() / 2;
+            data.rotate_left(half);
+            (data, bad)
+        }
+    }
+}
+
+fn array(data: &[f32], shape: &[usize]) -> Array {
+    Array::from_slice(data, &dims(shape))
+}
+
+/// Stands in for a tensor that could not be had; lazy, so that a wrong configuration costs no memory.
+fn zeros(shape: &[usize]) -> Array {
+    let zero = Array::from_f32(0.0);
+    mlx_rs::ops::broadcast_to(&zero, &dims(shape)).unwrap_or(zero)
+}
+
+fn dims(shape: &[usize]) -> Vec<i32> {
+    shape.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect()
+}

@@ -1,0 +1,157 @@
+//! The tensors of one safetensors file, or of the shards that an index lists.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use taq_core::{Error, Result};
+use taq_mapped::Mapped;
+
+/// What [`Error::Malformed`] calls the files.
+const KIND: &str = "safetensors file";
+
+/// Where a tensor lies and how its bytes are to be read.
+#[derive(Debug, Clone)]
+struct Entry {
+    file: usize,
+    start: usize,
+    end: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// A tensor as the file holds it: row-major, little-endian.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawTensor<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) dtype: Dtype,
+    pub(super) shape: &'a [usize],
+}
+
+/// A read-only view of one or several safetensors files.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    path: PathBuf,
+    files: Vec<(PathBuf, Mapped)>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// The `*.safetensors.index.json` beside sharded weights; only the map of tensors to files matters.
+#[derive(serde::Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens a `.safetensors` file, or the shards that a `.safetensors.index.json` lists.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|e| e == "json") { Self::open_index(path) } else { Self::open_file(path) }
+    }
+
+    /// Opens the weights called `stem` in a folder: `{stem}.safetensors`, or its index, or the fp16 variants.
+    pub(crate) fn find(folder: &Path, stem: &str) -> Result<Self> {
+        let names = [
+            format!("{stem}.safetensors"),
+            format!("{stem}.safetensors.index.json"),
+            format!("{stem}.fp16.safetensors"),
+            format!("{stem}.safetensors.index.fp16.json"),
+            format!("{stem}.fp16.safetensors.index.json"),
+        ];
+        let found = names.iter().map(|n| folder.join(n)).find(|p| p.exists());
+        Self::open(&found.unwrap_or_else(|| folder.join(&names[0])))
+    }
+
+    fn open_file(path: &Path) -> Result<Self> {
+        let mut weights = Self { path: path.to_owned(), files: vec![], entries: BTreeMap::new() };
+        weights.add(path)?;
+        Ok(weights)
+    }
+
+    fn open_index(path: &Path) -> Result<Self> {
+        const INDEX: &str = "safetensors index";
+        let text = std::fs::read(path).map_err(Error::io("read", path))?;
+        let index: ShardIndex =
+            serde_json::from_slice(&text).map_err(|e| Error::malformed(INDEX, path, e))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut weights = Self { path: path.to_owned(), files: vec![], entries: BTreeMap::new() };
+        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        for shard in shards {
+            // A shard lies beside its index; anything else would let an index name any file of the machine.
+            if Path::new(shard).file_name().is_none_or(|n| n != shard.as_str()) {
+                return Err(Error::malformed(INDEX, path, format!("`{shard}` is not a plain file name")));
+            }
+            weights.add(&folder.join(shard))?;
+        }
+        for (key, shard) in &index.weight_map {
+            let there = weights.entries.get(key).map(|e| &weights.files[e.file].0);
+            if there.is_none_or(|p| p.file_name().is_none_or(|n| n != shard.as_str())) {
+                return Err(Error::malformed(INDEX, path, format!("`{shard}` does not hold `{key}`")));
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Adds the tensors of one file.
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let bytes = Mapped::open(path).map_err(Error::io("read", path))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| Error::malformed(KIND, path, explain(&e)))?;
+        let file = self.files.len();
+        let data = header + 8;
+        let tensors: HashMap<String, _> = metadata.tensors();
+        for (key, info) in tensors {
+            let (start, end) = (data + info.data_offsets.0, data + info.data_offsets.1);
+            let entry = Entry { file, start, end, dtype: info.dtype, shape: info.shape.clone() };
+            if let Some(first) = self.entries.insert(key.clone(), entry) {
+                let first = self.files[first.file].0.display();
+                return Err(Error::malformed(KIND, path, format!("`{key}` is also in `{first}`")));
+            }
+        }
+        self.files.push((path.to_owned(), bytes));
+        Ok(())
+    }
+
+    /// The file or index that was opened.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub(crate) fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.entries.get(key).map(|e| e.shape.as_slice())
+    }
+
+    /// Feeds all files into a hash, in the order of their names.
+    pub(crate) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        for (_, bytes) in &self.files {
+            hasher.update_rayon(bytes);
+        }
+    }
+
+    pub(super) fn raw(&self, key: &str) -> Option<RawTensor<'_>> {
+        let e = self.entries.get(key)?;
+        Some(RawTensor { bytes: &self.files[e.file].1[e.start..e.end], dtype: e.dtype, shape: &e.shape })
+    }
+}
+
+/// The reason why a file is refused, for people.
+fn explain(e: &safetensors::SafeTensorError) -> String {
+    use safetensors::SafeTensorError as E;
+    match e {
+        E::MetadataIncompleteBuffer => "it is cut short or has bytes after its tensors; fetch it again".into(),
+        E::HeaderTooSmall | E::HeaderTooLarge | E::InvalidHeaderLength => {
+            "it has no header; is it another format, a Git LFS pointer, or cut short?".into()
+        }
+        E::InvalidHeader(_) | E::InvalidHeaderStart | E::InvalidHeaderDeserialization(_) => {
+            format!("its header cannot be read ({e})")
+        }
+        e => e.to_string(),
+    }
+}

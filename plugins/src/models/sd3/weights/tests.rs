@@ -1,0 +1,1 @@
+//! Every way in which weights can be wrong, and the layouts.
