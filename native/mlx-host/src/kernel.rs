@@ -1,0 +1,143 @@
+//! Kernels in Rust as nodes of MLX's graph.
+
+use std::sync::Arc;
+
+use mlx_rs::{Array, Dtype, Stream, error::Exception};
+
+use crate::{
+    ffi,
+    view::{View, ViewMut},
+};
+
+type Forward = dyn Fn(&[View<'_>], &mut [ViewMut<'_>]) + Send + Sync;
+type Gradient = dyn Fn(&Vjp) -> Result<Vec<Array>, Exception> + Send + Sync;
+
+/// What the graph's nodes share of a kernel.
+pub(crate) struct Inner {
+    pub(crate) name: &'static str,
+    pub(crate) forward: Box<Forward>,
+    pub(crate) vjp: Option<Box<Gradient>>,
+}
+
+/// A function on dense arrays that runs inside MLX's lazy graph, on the CPU.
+///
+/// A call adds a node. When MLX evaluates it, the kernel gets dense row-major inputs and fills
+/// the outputs, on the thread of the node's stream; it may use rayon. A panic becomes an error of
+/// the evaluation.
+///
+/// ```
+/// use mlx_host::HostKernel;
+/// use mlx_rs::{Array, Dtype, transforms::grad};
+///
+/// let halve = || {
+///     HostKernel::new("halve", |inputs, outputs| {
+///         for (y, x) in outputs[0].f32().iter_mut().zip(inputs[0].f32()) {
+///             *y = 0.5 * x;
+///         }
+///     })
+///     .with_vjp(|vjp| Ok(vec![vjp.cotangents[0].multiply(Array::from_f32(0.5))?]))
+/// };
+/// let f = |x: &Array| -> Result<Array, mlx_rs::error::Exception> {
+///     halve().call(&[x], &[(x.shape(), Dtype::Float32)])?[0].sum(None)
+/// };
+/// let x = Array::from_slice(&[1.0f32, 2.0], &[2]);
+/// # mlx_rs::Device::set_default(&mlx_rs::Device::cpu());
+/// assert_eq!(f(&x)?.item_exact::<f32>(), 1.5);
+/// assert_eq!(grad(f)(&x)?.as_slice::<f32>(), &[0.5, 0.5]);
+/// # Ok::<(), mlx_rs::error::Exception>(())
+/// ```
+#[derive(Clone)]
+pub struct HostKernel(Arc<Inner>);
+
+/// What a kernel's gradient function works with.
+///
+/// The arrays are part of the graph being differentiated: gradients are built from them with MLX
+/// operations or further kernels, not computed at once.
+pub struct Vjp {
+    /// The inputs of the call.
+    pub primals: Vec<Array>,
+    /// The gradients that arrive at the outputs, one per output.
+    pub cotangents: Vec<Array>,
+    /// The outputs of the call.
+    pub outputs: Vec<Array>,
+    /// Which inputs a gradient is asked for: what to return, in this order.
+    pub wanted: Vec<usize>,
+}
+
+impl Vjp {
+    /// Whether a gradient is asked for input `index`.
+    pub fn wants(&self, index: usize) -> bool {
+        self.wanted.contains(&index)
+    }
+
+    /// Picks the wanted gradients out of those of all inputs.
+    ///
+    /// # Errors
+    ///
+    /// If there is no gradient for a wanted input.
+    pub fn pick(&self, all: &[Array]) -> Result<Vec<Array>, Exception> {
+        let missing = |index| Exception::custom(format!("no gradient for input {index}"));
+        self.wanted.iter().map(|&index| all.get(index).cloned().ok_or_else(|| missing(index))).collect()
+    }
+}
+
+impl HostKernel {
+    /// A kernel without a gradient. `name` appears in errors and in graph dumps.
+    pub fn new(
+        name: &'static str,
+        forward: impl Fn(&[View<'_>], &mut [ViewMut<'_>]) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner { name, forward: Box::new(forward), vjp: None }))
+    }
+
+    /// Adds a gradient: a function that returns one array per entry of [`Vjp::wanted`], each of
+    /// the shape of its input. Call it before the first [`HostKernel::call`].
+    ///
+    /// # Panics
+    ///
+    /// If the kernel has been called or cloned before.
+    #[must_use]
+    pub fn with_vjp(
+        mut self,
+        vjp: impl Fn(&Vjp) -> Result<Vec<Array>, Exception> + Send + Sync + 'static,
+    ) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("with_vjp comes before the first call");
+        inner.vjp = Some(Box::new(vjp));
+        self
+    }
+
+    /// Calls the kernel on the default stream; returns one array per entry of `outputs`, each a
+    /// shape and an element type.
+    ///
+    /// # Errors
+    ///
+    /// If MLX refuses the node. What goes wrong inside the kernel is reported by the evaluation,
+    /// as is a stream that is not the CPU's.
+    pub fn call(&self, inputs: &[&Array], outputs: &[(&[i32], Dtype)]) -> Result<Vec<Array>, Exception> {
+        self.call_on(inputs, outputs, &Stream::thread_local_or_default())
+    }
+
+    /// [`HostKernel::call`] on a stream of choice.
+    ///
+    /// # Errors
+    ///
+    /// As for [`HostKernel::call`].
+    pub fn call_on(
+        &self,
+        inputs: &[&Array],
+        outputs: &[(&[i32], Dtype)],
+        stream: &Stream,
+    ) -> Result<Vec<Array>, Exception> {
+        ffi::call(&self.0, inputs, outputs, stream)
+    }
+
+    /// [`HostKernel::call`] for a kernel with one `f32` output.
+    ///
+    /// # Errors
+    ///
+    /// As for [`HostKernel::call`].
+    pub fn call_f32(&self, inputs: &[&Array], shape: &[i32]) -> Result<Array, Exception> {
+        let mut outputs = self.call(inputs, &[(shape, Dtype::Float32)])?;
+        outputs.pop().ok_or_else(|| Exception::custom("the node has no output"))
+    }
+}
