@@ -1,7 +1,7 @@
 //! A fast BLAS in front of the reference BLAS that Linux MLX wheels bring along.
 //!
 //! libmlx imports `cblas_sgemm`, `cblas_dgemm` and `cblas_cgemm` from a
-//! reference implementation. Programs also load `libtaq_blas`, which exports
+//! reference implementation. Programs also load `libtaq_runtime`, which exports
 //! the same names and forwards to OpenBLAS. It is a direct dependency of the
 //! program and the reference BLAS an indirect one, so the loader finds ours
 //! first (breadth-first search order, ELF gABI "Shared Object Dependencies").
@@ -13,7 +13,7 @@ use std::{
 
 use crate::{cache, error::Result, fail, link, pins, platform::Platform, wheel};
 
-const SOURCE: &str = "csrc/blas.c";
+const SOURCE: &str = "csrc/runtime.c";
 
 /// Links the forwarder where one is needed; returns the name of the BLAS in use.
 pub fn link(platform: &Platform, out: &Path) -> Result<String> {
@@ -24,7 +24,7 @@ pub fn link(platform: &Platform, out: &Path) -> Result<String> {
     let folder = wheel::unpacked(package, *platform, wheel::Use::Runtime)?.join("scipy_openblas32/lib");
     let library = forwarder(&folder)?;
     println!("cargo::rerun-if-changed={}", library.display());
-    link::stand_in("taq_blas", &library, out)?;
+    link::stand_in("taq_runtime", &library, out)?;
     let version = pins::find(package, *platform).map_or("", |pin| pin.version);
     let version: Vec<&str> = version.split('.').take(3).collect();
     Ok(format!("OpenBLAS {}", version.join(".")))
@@ -33,7 +33,7 @@ pub fn link(platform: &Platform, out: &Path) -> Result<String> {
 /// The compiled forwarder, beside OpenBLAS; its name changes with its source.
 fn forwarder(folder: &Path) -> Result<PathBuf> {
     let source = fs::read(SOURCE).map_err(|e| fail!("cannot read {SOURCE}: {e}"))?;
-    let library = folder.join(format!("libtaq_blas-{:016x}.so", fnv1a(&source)));
+    let library = folder.join(format!("libtaq_runtime-{:016x}.so", fnv1a(&source)));
     if library.is_file() {
         return Ok(library);
     }

@@ -1,10 +1,12 @@
-// cblas_{s,d,c}gemm, forwarded to the OpenBLAS library that lies beside this one.
+// What programs load besides libmlx on Linux: cblas_{s,d,c}gemm, forwarded to the
+// OpenBLAS library that lies beside this one, and settings of the C library.
 //
 // OpenBLAS is opened on first use rather than linked, so that the variables it
 // reads when it is loaded can be set before.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <limits.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +29,27 @@ static complex_gemm cgemm;
 
 // Idle OpenBLAS threads spin before they sleep, by default for 2^26 clock
 // ticks, and take the cores from other threads meanwhile.
+static void shorten_spinning(void) { setenv("OPENBLAS_THREAD_TIMEOUT", "16", 0); }
+
+// MLX allocates every intermediate array with malloc, and glibc takes blocks of
+// 32 MiB and more from the system each time and gives them back: the page
+// faults then cost several times the arithmetic. Keep them in the heap instead
+// (mallopt(3)). Somebody who tunes malloc by variables is left alone.
+static void keep_memory(void) {
+  static const char* const variables[] = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_",
+                                          "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"};
+  for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+    if (getenv(variables[i])) {
+      return;
+    }
+  }
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+}
+
 __attribute__((constructor)) static void configure(void) {
-  setenv("OPENBLAS_THREAD_TIMEOUT", "16", 0);
+  shorten_spinning();
+  keep_memory();
 }
 
 static void* symbol(void* library, const char* name) {
