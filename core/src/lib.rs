@@ -17,9 +17,12 @@
 pub mod artifacts;
 mod context;
 mod error;
+pub mod image;
 mod layer;
 pub mod manifest;
+pub mod metrics;
 mod model;
+pub mod noise;
 mod observer;
 pub mod pipeline;
 pub mod plan;

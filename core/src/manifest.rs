@@ -1,1 +1,267 @@
-//! (in work)
+//! The pipeline manifest (`taq run pipeline.toml`): which plugins, which settings, which stages.
+//!
+//! Each stage is a table; a table that is absent is a stage that is not run. The same settings are the flags of
+//! the stage's subcommand. A field that taq does not know is an error, so that a typo cannot pass unseen.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::quant::Granularity;
+use crate::{BlockId, Error, Result};
+
+/// A plugin by name, with its settings beside the name: `{ name = "adaround", iters = 500 }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginChoice {
+    /// Registered name.
+    pub name: String,
+    /// The plugin's own settings; `taq plugins show NAME` lists them.
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, Value>,
+}
+
+impl PluginChoice {
+    /// A plugin with its default settings.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), settings: serde_json::Map::new() }
+    }
+
+    /// The settings as one JSON value.
+    pub fn settings(&self) -> Value {
+        Value::Object(self.settings.clone())
+    }
+}
+
+/// Where prompts come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Prompts {
+    /// A text file with one prompt a line, or a csv file whose column `prompt` (or first column) has them.
+    File(PathBuf),
+    /// The prompts themselves.
+    List(Vec<String>),
+}
+
+/// How calibration samples are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// Every step of every image, one npz each.
+    #[default]
+    EveryStep,
+    /// TaQ-DiT's: trajectories of 100 steps without images, 25 timesteps chosen uniformly, all shuffled into one
+    /// `DiT_cali_data.npz`.
+    TaqDit,
+}
+
+/// Settings of `calibrate`: full-precision trajectories of the model's own sampler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CalibrateSettings {
+    /// How samples are chosen.
+    pub recipe: Recipe,
+    /// Images (trajectories); TaQ-DiT's recipe: 256. Prompts are used in turn.
+    pub num_images: usize,
+    /// Steps of the sampler; default: the model's (TaQ-DiT's recipe: 100).
+    pub num_steps: Option<usize>,
+    /// Classifier-free guidance weight, 0 to switch it off; default: the model's (TaQ-DiT's recipe: 1.5).
+    pub cfg_weight: Option<f32>,
+    /// Prompts; default: the list that comes with the model.
+    pub prompts: Option<Prompts>,
+    /// Height and width of the image in pixels; default: the model's.
+    pub image_size: Option<(usize, usize)>,
+    /// Images in one forward pass.
+    pub batch_size: usize,
+    /// Timesteps to keep of each trajectory (TaQ-DiT's recipe only).
+    pub num_selected_steps: usize,
+    /// Whether each sample also holds `conditioning` and `pooled_conditioning`.
+    pub save_conditioning: bool,
+    /// Whether final latents are decoded and kept as PNG.
+    pub save_images: bool,
+}
+
+impl Default for CalibrateSettings {
+    fn default() -> Self {
+        Self {
+            recipe: Recipe::EveryStep,
+            num_images: 16,
+            num_steps: None,
+            cfg_weight: None,
+            prompts: None,
+            image_size: None,
+            batch_size: 8,
+            num_selected_steps: 25,
+            save_conditioning: false,
+            save_images: true,
+        }
+    }
+}
+
+/// Settings of `observe`: statistics of every layer's input at every timestep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObserveSettings {
+    /// The observer.
+    pub observer: PluginChoice,
+    /// Images to look at, from the first; default: all.
+    pub num_images: Option<usize>,
+    /// Images in one forward pass; also the batch that running averages are taken over.
+    pub batch_size: usize,
+}
+
+impl Default for ObserveSettings {
+    fn default() -> Self {
+        Self { observer: PluginChoice::named("avg-minmax"), num_images: None, batch_size: 8 }
+    }
+}
+
+/// Settings of `decide`: statistics to plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecideSettings {
+    /// The bit policy.
+    pub policy: PluginChoice,
+}
+
+impl Default for DecideSettings {
+    fn default() -> Self {
+        Self { policy: PluginChoice::named("a8") }
+    }
+}
+
+/// Settings of `round`: the integers of the weights, block by block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoundSettings {
+    /// The rounder.
+    pub rounder: PluginChoice,
+    /// Bits of every weight; default: the plan's.
+    pub bits_w: Option<u8>,
+    /// What shares a step size.
+    pub granularity: Granularity,
+    /// Whether grids are symmetric around 0.
+    pub symmetric: bool,
+    /// Calibration rows (an image at a timestep) to learn from, chosen over all images and timesteps.
+    pub rows: usize,
+    /// Further rows, of other images, that only judge the result.
+    pub held_out_rows: usize,
+    /// Blocks to round; the others keep full precision. Default: all.
+    pub blocks: Option<Vec<BlockId>>,
+}
+
+impl Default for RoundSettings {
+    fn default() -> Self {
+        Self {
+            rounder: PluginChoice::named("adaround"),
+            bits_w: None,
+            granularity: Granularity::Channel,
+            symmetric: true,
+            rows: 512,
+            held_out_rows: 64,
+            blocks: None,
+        }
+    }
+}
+
+/// What `generate` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The model as it is: what the others are measured against.
+    FullPrecision,
+    /// The plan, with every weight rounded to nearest.
+    Nearest,
+    /// The plan, with the weights that `round` chose.
+    Quantized,
+}
+
+/// Settings of `generate`: images of the quantized model, measured against full precision at the same seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateSettings {
+    /// Prompts; calibration should not have seen them. Default: the first calibration prompts of the model.
+    pub prompts: Option<Prompts>,
+    /// Start latents: a safetensors file with one tensor `[images, channels, h, w]`, f32, in place of seeded noise.
+    pub noise: Option<PathBuf>,
+    /// Steps of the sampler; default: the calibration's, since the plan is made for its timesteps.
+    pub num_steps: Option<usize>,
+    /// Classifier-free guidance weight, 0 to switch it off; default: the calibration's.
+    pub cfg_weight: Option<f32>,
+    /// Height and width of the image in pixels; default: the calibration's.
+    pub image_size: Option<(usize, usize)>,
+    /// Images in one forward pass.
+    pub batch_size: usize,
+    /// What to run; default: full precision, and what the run folder has the files for.
+    pub variants: Option<Vec<Variant>>,
+}
+
+impl Default for GenerateSettings {
+    fn default() -> Self {
+        Self {
+            prompts: None,
+            noise: None,
+            num_steps: None,
+            cfg_weight: None,
+            image_size: None,
+            batch_size: 8,
+            variants: None,
+        }
+    }
+}
+
+/// A whole pipeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// The run folder; relative to the current folder.
+    pub output: PathBuf,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// The model.
+    #[serde(default = "default_model")]
+    pub model: PluginChoice,
+    /// The sampler.
+    #[serde(default = "default_sampler")]
+    pub sampler: PluginChoice,
+    /// Trajectories.
+    pub calibrate: Option<CalibrateSettings>,
+    /// Statistics.
+    pub observe: Option<ObserveSettings>,
+    /// Plan.
+    pub decide: Option<DecideSettings>,
+    /// Weights.
+    pub round: Option<RoundSettings>,
+    /// Images and report.
+    pub generate: Option<GenerateSettings>,
+}
+
+fn default_model() -> PluginChoice {
+    PluginChoice::named("sd3")
+}
+
+fn default_sampler() -> PluginChoice {
+    PluginChoice::named("euler")
+}
+
+impl Pipeline {
+    /// Reads a manifest. Paths of prompt and noise files in it are relative to the manifest's folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let mut pipeline: Self =
+            toml::from_str(&text).map_err(|e| Error::malformed("pipeline manifest", path, e))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let calibrate = pipeline.calibrate.as_mut().and_then(|s| s.prompts.as_mut());
+        let noise = pipeline.generate.as_mut().and_then(|s| s.noise.as_mut());
+        noise.into_iter().for_each(|file| *file = base.join(&*file));
+        let generate = pipeline.generate.as_mut().and_then(|s| s.prompts.as_mut());
+        for prompts in calibrate.into_iter().chain(generate) {
+            if let Prompts::File(file) = prompts {
+                *file = base.join(&*file);
+            }
+        }
+        Ok(pipeline)
+    }
+}

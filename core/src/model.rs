@@ -35,10 +35,7 @@ impl Conditioning {
     pub fn concat(parts: &[&Self]) -> Result<Self> {
         let tokens: Vec<_> = parts.iter().map(|p| &p.tokens).collect();
         let pooled: Vec<_> = parts.iter().map(|p| &p.pooled).collect();
-        Ok(Self {
-            tokens: ops::concatenate_axis(&tokens, 0)?,
-            pooled: ops::concatenate_axis(&pooled, 0)?,
-        })
+        Ok(Self { tokens: ops::concatenate(&tokens, 0)?, pooled: ops::concatenate(&pooled, 0)? })
     }
 }
 

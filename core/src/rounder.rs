@@ -46,9 +46,11 @@ pub struct BlockJob<'a> {
 pub struct RoundedLayer {
     /// Grid that was used.
     pub grid: Grid,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
     /// Row-major `[out_features, in_features]`, each within the grid's range.
     pub weight_int: Vec<i8>,
-    /// One step size per group, row-major `[out_features, groups]`.
+    /// One step size per group, row-major `[out_features, groups]`; a single one on a per-tensor grid.
     pub scale: Vec<f32>,
     /// One zero point per group; all 0 on a symmetric grid.
     pub zero_point: Vec<i8>,
@@ -84,4 +86,9 @@ pub const LOSS_STRIDE: usize = 100;
 pub trait Rounder {
     /// Rounds the job's layers. The same seed in the context gives the same integers.
     fn round(&self, job: &BlockJob<'_>, cx: &Context) -> Result<RoundedBlock>;
+
+    /// Units of progress that one call of [`Self::round`] reports.
+    fn iterations(&self) -> u64 {
+        1
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,67 @@ pub struct Histogram {
     pub counts: Vec<u64>,
     /// `counts.len() + 1` edges, rising.
     pub edges: Vec<f32>,
+}
+
+impl Histogram {
+    /// Empty, with `bins` equal bins from `low` to `high` (a hair of width if the two are equal).
+    pub fn between(low: f32, high: f32, bins: usize) -> Self {
+        let width = (high - low).max(f32::EPSILON * low.abs().max(1.0));
+        let edges = (0..=bins).map(|i| low + width * (i as f32 / bins as f32)).collect();
+        Self { counts: vec![0; bins], edges }
+    }
+
+    /// Counts the values. NaN counts in the lowest bin; observers refuse it before.
+    pub fn add(&mut self, values: &[f32]) {
+        let bins = self.counts.len();
+        let (low, high) = (self.edges[0], self.edges[bins]);
+        let per_width = bins as f32 / (high - low);
+        let bin = |v: f32| (((v - low) * per_width) as isize).clamp(0, bins as isize - 1) as usize;
+        let counts = values
+            .par_chunks(1 << 15)
+            .fold(
+                || vec![0u32; bins],
+                |mut counts, chunk| {
+                    chunk.iter().for_each(|&v| counts[bin(v)] += 1);
+                    counts
+                },
+            )
+            .reduce(
+                || vec![0u32; bins],
+                |mut a, b| {
+                    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                    a
+                },
+            );
+        self.counts.iter_mut().zip(counts).for_each(|(total, n)| *total += u64::from(n));
+    }
+
+    /// The value below which a share `q` (0 to 1) of the counts lies, linear within a bin; `None` when empty.
+    pub fn quantile(&self, q: f64) -> Option<f32> {
+        let total: u64 = self.counts.iter().sum();
+        let mut left = q * total as f64;
+        for (i, &count) in self.counts.iter().enumerate() {
+            if count > 0 && left <= count as f64 {
+                let (a, b) = (self.edges[i], self.edges[i + 1]);
+                return Some(a + (b - a) * (left / count as f64) as f32);
+            }
+            left -= count as f64;
+        }
+        None
+    }
+
+    /// The magnitude below which a share `q` of the counts lies, each bin taken at its far edge.
+    pub fn magnitude_quantile(&self, q: f64) -> Option<f32> {
+        let total: u64 = self.counts.iter().sum();
+        let mut bins: Vec<(f32, u64)> =
+            self.edges.windows(2).zip(&self.counts).map(|(e, &n)| (e[0].abs().max(e[1].abs()), n)).collect();
+        bins.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut left = q * total as f64;
+        bins.into_iter().find_map(|(magnitude, n)| {
+            left -= n as f64;
+            (n > 0 && left <= 0.0).then_some(magnitude)
+        })
+    }
 }
 
 /// Statistics of one layer's input at one timestep.
@@ -61,6 +123,8 @@ pub struct LayerScalars {
     pub tensor_min: f32,
     /// Largest value seen.
     pub tensor_max: f32,
+    /// Share of channels whose range is over 5 times the median channel's.
+    pub spike_fraction: f32,
     /// Whether the npz has `{prefix}__shift`.
     pub has_shift: bool,
     /// Whether the npz has `{prefix}__hist_counts` and `{prefix}__hist_edges`.

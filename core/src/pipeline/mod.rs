@@ -1,1 +1,32 @@
-//! (in work)
+//! The stages: each takes settings and a [`Session`], works into the session's run folder, and can be killed at
+//! any moment and started again.
+
+mod calibrate;
+mod decide;
+mod generate;
+mod guidance;
+mod meter;
+mod observe;
+mod prompts;
+mod quantized;
+mod reconstruction;
+mod report;
+mod round;
+mod run;
+mod samples;
+mod session;
+mod taqdit;
+mod trajectory;
+
+pub use calibrate::{CalibrationSize, calibrate, calibration_size};
+pub use decide::decide;
+pub use generate::generate;
+pub use guidance::Guidance;
+pub use observe::observe;
+pub use prompts::load_prompts;
+pub use quantized::{ActivationPlan, QuantizedTap, QuantizedWeights};
+pub use report::{ImageScore, Report, VariantReport};
+pub use round::{BlockMetrics, WeightsConfig, round};
+pub use run::{STAGES, run};
+pub use samples::{ImageRecord, RunManifest, Sample, SampleSet};
+pub use session::{Encoded, Outcome, Session};

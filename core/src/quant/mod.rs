@@ -1,1 +1,56 @@
-//! (in work)
+//! Grids, rounding to the nearest point, fake quantization, packing.
+//!
+//! This module is the only place in taq where a quantization formula stands. A weight is quantized as
+//!
+//! ```text
+//! q = clamp(round(w / s) + z, qmin, qmax)        ŵ = (q − z) · s
+//! ```
+//!
+//! with one step size s and one zero point z per group of weights ([`Granularity`]), q in the signed range
+//! −2^(b−1) … 2^(b−1) − 1 of b bits, and `round` to the nearest integer, ties to even (as numpy's `rint`).
+//!
+//! | grid | step size s | zero point z |
+//! |---|---|---|
+//! | symmetric | absmax / (2^(b−1) − 1) | 0 |
+//! | asymmetric | (max(hi, 0) − min(lo, 0)) / (2^b − 1) | qmin − round(min(lo, 0) / s) |
+//!
+//! Activations are quantized symmetrically with one step size per row of the batch ([`fake_quantize`]).
+
+mod fake;
+mod grid;
+mod matrix;
+mod nearest;
+mod pack;
+mod params;
+mod rounded;
+
+pub use fake::fake_quantize;
+pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
+pub use matrix::to_matrix;
+pub use nearest::{nearest, nearest_with, round_nearest};
+pub use pack::{pack, packed_len, unpack};
+pub use params::{Clipping, GridParams, MSE_CANDIDATES};
+
+/// Nearest integer, ties to even, for |x| ≤ 2^22: adding 1.5 · 2^23 leaves no bits for a fraction. Unlike
+/// `f32::round_ties_even` it becomes vector code on every CPU.
+#[inline(always)]
+fn round_small(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_small;
+
+    #[test]
+    fn rounding_is_half_to_even() {
+        for i in -4000..=4000 {
+            let x = i as f32 / 8.0;
+            assert_eq!(round_small(x), x.round_ties_even(), "{x}");
+        }
+        for x in [0.499_999_97_f32, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 4_194_303.5, -4_194_303.5] {
+            assert_eq!(round_small(x), x.round_ties_even(), "{x}");
+        }
+    }
+}

@@ -1,1 +1,5 @@
 //! Built-in observers.
+
+mod avg_minmax;
+
+pub use avg_minmax::{AvgMinMax, AvgMinMaxSettings};

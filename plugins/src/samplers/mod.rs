@@ -1,1 +1,5 @@
 //! Built-in samplers.
+
+mod euler;
+
+pub use euler::{Euler, EulerSettings};

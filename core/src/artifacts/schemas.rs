@@ -1,0 +1,39 @@
+//! JSON Schemas of every document that taq reads or writes, as published in `sdk/schemas`.
+
+use schemars::{Schema, schema_for};
+use taq_policy::{PolicyPlan, PolicyRequest};
+
+use super::stage::StageRecord;
+use crate::manifest::Pipeline;
+use crate::pipeline::{Report, RunManifest, WeightsConfig};
+use crate::plan::QuantConfig;
+use crate::stats::{StatisticsIndex, StepIndex};
+
+/// Name and schema of every document, sorted by name.
+pub fn schemas() -> Vec<(&'static str, Schema)> {
+    let mut all = vec![
+        ("layer_statistics", schema_for!(StatisticsIndex)),
+        ("pipeline", schema_for!(Pipeline)),
+        ("policy_plan", schema_for!(PolicyPlan)),
+        ("policy_request", schema_for!(PolicyRequest)),
+        ("quant_config", schema_for!(QuantConfig)),
+        ("quantized_weights", schema_for!(WeightsConfig)),
+        ("report", schema_for!(Report)),
+        ("run_manifest", schema_for!(RunManifest)),
+        ("stage_record", schema_for!(StageRecord)),
+        ("step_index", schema_for!(StepIndex)),
+    ];
+    all.sort_by_key(|(name, _)| *name);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        let names: Vec<&str> = schemas().into_iter().map(|(name, _)| name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    }
+}

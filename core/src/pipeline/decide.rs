@@ -1,0 +1,285 @@
+//! `decide`: a bit policy turns statistics into a plan; the host checks the plan and fills in the numbers.
+
+use std::collections::BTreeMap;
+
+use super::session::{measured, parts};
+use super::{Outcome, Session};
+use crate::artifacts::{StageState, read_document, read_json, write_json};
+use crate::manifest::DecideSettings;
+use crate::plan::{ActivationGrid, PlanSummary, QUANT_CONFIG_FORMAT, QuantConfig};
+use crate::registry::Kind;
+use crate::stats::{LayerScalars, StatisticsIndex, StepIndex};
+use crate::{
+    Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
+};
+
+/// Runs the stage.
+pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
+    measured(session, "decide", || {
+        let run = &session.run;
+        let spec = session.model.spec();
+        let path = run.layer_statistics();
+        if !path.exists() {
+            return Err(Error::StageMissing {
+                stage: "decide",
+                needs: "statistics of the activations".into(),
+                run: run.root().to_owned(),
+                first: "observe",
+            });
+        }
+        let index: StatisticsIndex = read_document(&path)?;
+        if index.metadata.model != spec.fingerprint {
+            return Err(Error::Stale { path, reason: "its statistics are of another model".into() });
+        }
+        let parts = parts([
+            ("statistics", session.stage_identity("observe")?),
+            ("policy", session.identity(Kind::Policy, &settings.policy)?),
+        ]);
+        let state = run.begin_stage("decide", &parts, &[run.quant_config()], session.force)?;
+        if state == StageState::Complete && run.quant_config().exists() {
+            let config: QuantConfig = read_document(&run.quant_config())?;
+            return Ok((describe(&config.summary), true));
+        }
+        let steps = index
+            .step_keys
+            .iter()
+            .map(|&step| Ok((step, read_json::<StepIndex>(&run.step_index(step), "step index")?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let request = request(spec, &index, &steps)?;
+        let name = &settings.policy.name;
+        let plan = session.registry.policy(name, &settings.policy.settings())?.assign(&request)?;
+        check(name, &request, &plan)?;
+        let config = fill_in(spec, name, &index, &steps, &plan)?;
+        write_json(&run.quant_config(), &config)?;
+        run.finish_stage("decide")?;
+        Ok((describe(&config.summary), false))
+    })
+}
+
+fn describe(summary: &PlanSummary) -> String {
+    format!(
+        "W{} A{} on average, {} layers × {} steps",
+        bits(summary.average_weight_bits),
+        bits(summary.average_activation_bits),
+        summary.total_layers,
+        summary.total_timesteps
+    )
+}
+
+/// `4` or `4.53`.
+fn bits(average: f64) -> String {
+    if average.fract() == 0.0 { format!("{average:.0}") } else { format!("{average:.2}") }
+}
+
+/// The document that a policy reads.
+fn request(
+    spec: &ModelSpec,
+    index: &StatisticsIndex,
+    steps: &BTreeMap<usize, StepIndex>,
+) -> Result<PolicyRequest> {
+    let timesteps = index.sigma_map.iter().map(|(&step, &sigma)| Timestep { step, sigma }).collect();
+    let mut request = PolicyRequest::new(&spec.name, spec.layers().cloned().collect(), timesteps);
+    for layer in &request.layers {
+        let seen = steps
+            .iter()
+            .map(|(step, index)| {
+                index.0.get(&layer.id).ok_or_else(|| Error::Settings {
+                    owner: "statistics".into(),
+                    reason: format!(
+                        "{} was not observed at step {step}; run `taq observe --force`",
+                        layer.id
+                    ),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        request.statistics.push(columns(layer.id.clone(), &seen));
+    }
+    Ok(request)
+}
+
+fn columns(id: crate::LayerId, seen: &[&LayerScalars]) -> LayerColumns {
+    let column =
+        |f: &dyn Fn(&LayerScalars) -> Option<f32>| -> Vec<f32> { seen.iter().filter_map(|s| f(s)).collect() };
+    let p99 = |s: &LayerScalars| s.hist_p99.unwrap_or(s.tensor_absmax);
+    LayerColumns {
+        id,
+        absmax: column(&|s| Some(s.tensor_absmax)),
+        min: column(&|s| Some(s.tensor_min)),
+        max: column(&|s| Some(s.tensor_max)),
+        p001: column(&|s| s.hist_p001.or(Some(s.tensor_min))),
+        p01: column(&|s| s.hist_p01.or(Some(s.tensor_min))),
+        p50: column(&|s| s.hist_p50.or(Some(s.tensor_absmax))),
+        p99: column(&|s| Some(p99(s))),
+        p999: column(&|s| s.hist_p999.or(Some(s.tensor_absmax))),
+        shift_magnitude: column(&|s| s.shift_absmax),
+        shifted_absmax: column(&|s| s.shifted_absmax),
+        outlier_ratio: column(&|s| Some(if p99(s) > 0.0 { s.tensor_absmax / p99(s) } else { 1.0 })),
+        spike_fraction: column(&|s| Some(s.spike_fraction)),
+        batches: seen.iter().map(|s| s.n_batches).collect(),
+    }
+}
+
+/// Refuses a plan that does not answer the request, naming the layer and the field.
+fn check(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
+    let refuse = |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason });
+    if plan.format != taq_policy::PLAN_FORMAT {
+        return refuse(format!("format is `{}`, expected `{}`", plan.format, taq_policy::PLAN_FORMAT));
+    }
+    if plan.layers.len() != request.layers.len() {
+        return refuse(format!("it has {} layers, the request {}", plan.layers.len(), request.layers.len()));
+    }
+    let steps = request.timesteps.len();
+    for (layer, spec) in plan.layers.iter().zip(&request.layers) {
+        let id = &spec.id;
+        if layer.id != *id {
+            return refuse(format!("expected layer {id} in this place, found {}", layer.id));
+        }
+        if !request.weight_bits.contains(&layer.weight_bits) {
+            let allowed = &request.weight_bits;
+            return refuse(format!("{id}: weight_bits is {}, allowed are {allowed:?}", layer.weight_bits));
+        }
+        if layer.activation_bits.len() != steps {
+            let found = layer.activation_bits.len();
+            return refuse(format!("{id}: activation_bits has {found} entries for {steps} timesteps"));
+        }
+        if let Some(bits) = layer.activation_bits.iter().find(|b| !request.activation_bits.contains(b)) {
+            let allowed = &request.activation_bits;
+            return refuse(format!("{id}: activation_bits has {bits}, allowed are {allowed:?}"));
+        }
+        if layer.shift && !spec.post_gelu {
+            return refuse(format!("{id}: shift is for post-GELU layers"));
+        }
+        if let Some(alpha) = layer.smoothquant_alpha {
+            return refuse(format!("{id}: smoothquant_alpha is {alpha}, which this version cannot execute"));
+        }
+    }
+    Ok(())
+}
+
+fn fill_in(
+    spec: &ModelSpec,
+    policy: &str,
+    index: &StatisticsIndex,
+    steps: &BTreeMap<usize, StepIndex>,
+    plan: &PolicyPlan,
+) -> Result<QuantConfig> {
+    let mut per_timestep = BTreeMap::new();
+    for (at, (&step, scalars)) in steps.iter().enumerate() {
+        let grids = plan.layers.iter().map(|layer| {
+            let grid = activation_grid(layer, at, &scalars.0[&layer.id]);
+            match grid {
+                Some(grid) => Ok((layer.id.clone(), grid)),
+                None => {
+                    Err(Error::NotFinite { what: format!("the statistics of {} at step {step}", layer.id) })
+                }
+            }
+        });
+        per_timestep.insert(step, grids.collect::<Result<BTreeMap<_, _>>>()?);
+    }
+    let weight_bits = plan.layers.iter().map(|l| (l.id.clone(), l.weight_bits)).collect();
+    Ok(QuantConfig {
+        format: QUANT_CONFIG_FORMAT.to_owned(),
+        model: spec.fingerprint.clone(),
+        policy: policy.to_owned(),
+        summary: summarise(spec, plan, &weight_bits),
+        weight_bits,
+        per_timestep,
+        sigma_map: index.sigma_map.clone(),
+    })
+}
+
+/// `None` if the statistics are not finite.
+fn activation_grid(layer: &LayerPlan, at: usize, scalars: &LayerScalars) -> Option<ActivationGrid> {
+    let bits = layer.activation_bits[at];
+    let shift = layer.shift && scalars.has_shift;
+    let absmax = match (shift, layer.scale_source) {
+        // Quantiles are taken before the shift and say nothing of what is left after it.
+        (true, _) => scalars.shifted_absmax?,
+        (false, ScaleSource::Absmax) => scalars.tensor_absmax,
+        (false, ScaleSource::P999) => scalars.hist_p999.unwrap_or(scalars.tensor_absmax),
+        (false, ScaleSource::P99) => scalars.hist_p99.unwrap_or(scalars.tensor_absmax),
+    };
+    if !absmax.is_finite() {
+        return None;
+    }
+    // A layer that saw only zeros: any step size will do, and this one keeps the arithmetic finite.
+    let absmax = absmax.max(f32::MIN_POSITIVE * 1e6);
+    let qmax = ((1u32 << (bits - 1)) - 1) as f32;
+    Some(ActivationGrid { bits, absmax, scale: absmax / qmax, shift })
+}
+
+fn summarise(spec: &ModelSpec, plan: &PolicyPlan, weight_bits: &BTreeMap<crate::LayerId, u8>) -> PlanSummary {
+    let parameters: usize = spec.layers().map(|l| l.parameters()).sum();
+    let stored: usize = spec.layers().map(|l| l.parameters() * usize::from(weight_bits[&l.id])).sum();
+    let total_timesteps = plan.layers.first().map_or(0, |l| l.activation_bits.len());
+    let total_decisions = plan.layers.len() * total_timesteps;
+    let decided: usize = plan.layers.iter().flat_map(|l| &l.activation_bits).map(|&b| usize::from(b)).sum();
+    PlanSummary {
+        total_timesteps,
+        total_layers: plan.layers.len(),
+        total_decisions,
+        average_weight_bits: stored as f64 / parameters.max(1) as f64,
+        average_activation_bits: decided as f64 / total_decisions.max(1) as f64,
+        post_gelu_layers_with_shift: plan.layers.iter().filter(|l| l.shift).count(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taq_policy::{LayerSpec, Role, Stream};
+
+    use super::*;
+
+    fn request_of_one() -> PolicyRequest {
+        let layer = LayerSpec {
+            id: "mm0.img.attn.q_proj".into(),
+            block: "mm0".into(),
+            stream: Stream::Image,
+            role: Role::Q,
+            in_features: 4,
+            out_features: 4,
+            post_gelu: false,
+        };
+        PolicyRequest::new("toy", vec![layer], vec![Timestep { step: 0, sigma: 1.0 }])
+    }
+
+    fn refusal(change: impl Fn(&mut LayerPlan)) -> String {
+        let request = request_of_one();
+        let mut layer = LayerPlan::uniform(request.layers[0].id.clone(), 4, 8, 1);
+        change(&mut layer);
+        check("p", &request, &PolicyPlan::new(vec![layer])).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_refused_plan_names_layer_and_field() {
+        let start = "the plan of policy `p` is not usable: ";
+        let cases: [(&dyn Fn(&mut LayerPlan), &str); 5] = [
+            (&|l| l.id = "mm9".into(), "expected layer mm0.img.attn.q_proj in this place, found mm9"),
+            (
+                &|l| l.weight_bits = 9,
+                "mm0.img.attn.q_proj: weight_bits is 9, allowed are [2, 3, 4, 5, 6, 7, 8]",
+            ),
+            (
+                &|l| l.activation_bits.clear(),
+                "mm0.img.attn.q_proj: activation_bits has 0 entries for 1 timesteps",
+            ),
+            (
+                &|l| l.activation_bits = vec![1],
+                "mm0.img.attn.q_proj: activation_bits has 1, allowed are [2, 3, 4, 5, 6, 7, 8]",
+            ),
+            (&|l| l.shift = true, "mm0.img.attn.q_proj: shift is for post-GELU layers"),
+        ];
+        for (change, message) in cases {
+            assert_eq!(refusal(change), format!("{start}{message}"));
+        }
+    }
+
+    #[test]
+    fn step_size_is_absmax_over_qmax() {
+        let scalars = LayerScalars { tensor_absmax: 2.54, ..LayerScalars::default() };
+        let layer = LayerPlan::uniform("a".into(), 4, 8, 1);
+        let grid = activation_grid(&layer, 0, &scalars).unwrap();
+        assert_eq!((grid.bits, grid.absmax, grid.shift), (8, 2.54, false));
+        assert!((grid.scale - 0.02).abs() < 1e-7);
+    }
+}

@@ -1,0 +1,174 @@
+//! The calibration set on disk: `manifest.json` and `samples/{img:04}_{step:03}.npz`.
+
+use std::path::PathBuf;
+
+use mlx_rs::{Array, ops};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::artifacts::{Document, Npz, RunFolder, read_document, write_npz};
+use crate::{Conditioning, Error, Result};
+
+/// One image of the calibration set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// Position, from 0.
+    pub image_id: usize,
+    /// Its prompt.
+    pub prompt: String,
+    /// Seed of its start latent.
+    pub seed: u64,
+    /// Classifier-free guidance weight.
+    pub cfg_weight: f32,
+    /// Steps of the sampler.
+    pub num_steps: usize,
+    /// PNG below the run folder, if images are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Final latent below the run folder.
+    pub latent_filename: String,
+}
+
+/// `manifest.json`: what the samples are. It is rewritten after every batch of images and so is the point from
+/// which calibration resumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunManifest {
+    /// Always [`RunManifest::FORMAT`].
+    pub format: String,
+    /// Images whose files are all there.
+    pub n_completed: usize,
+    /// Images asked for.
+    pub num_images: usize,
+    /// Steps of the sampler.
+    pub num_steps: usize,
+    /// Steps whose samples are kept, rising; besides them each image has its final latent.
+    pub kept_steps: Vec<usize>,
+    /// Noise level of each step; the last is 0.
+    pub sigmas: Vec<f32>,
+    /// Classifier-free guidance weight.
+    pub cfg_scale: f32,
+    /// Height and width of the latent.
+    pub latent_size: (usize, usize),
+    /// Name of the model.
+    pub model_version: String,
+    /// Fingerprint of the model.
+    pub model_fingerprint: String,
+    /// Seed of image 0; image i has seed_base + i.
+    pub seed_base: u64,
+    /// The images, completed ones only.
+    pub images: Vec<ImageRecord>,
+}
+
+impl Document for RunManifest {
+    const FORMAT: &'static str = "taq.run_manifest.v1";
+    const KIND: &'static str = "run manifest";
+}
+
+/// One npz of `samples/`.
+pub struct Sample {
+    /// Latent before the step, `[h, w, channels]`, f32.
+    pub x: Array,
+    /// Model timestep (1000 σ).
+    pub timestep: f32,
+    /// Noise level.
+    pub sigma: f32,
+    /// Step of the schedule.
+    pub step: usize,
+    /// Image.
+    pub image: usize,
+    /// Whether `x` is the final latent.
+    pub is_final: bool,
+}
+
+impl Sample {
+    /// Writes the sample, with the prompt's embedding if it is given.
+    pub fn write(&self, run: &RunFolder, conditioning: Option<&Conditioning>) -> Result<()> {
+        write_npz(&run.sample(self.image, self.step), |npz| {
+            npz.array("x", &self.x)?;
+            npz.scalar("timestep", self.timestep)?;
+            npz.scalar("sigma", self.sigma)?;
+            npz.scalar("step_index", self.step as i32)?;
+            npz.scalar("image_id", self.image as i32)?;
+            npz.scalar("is_final", self.is_final)?;
+            if let Some(conditioning) = conditioning {
+                npz.array("conditioning", &conditioning.tokens)?;
+                npz.array("pooled_conditioning", &conditioning.pooled)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The calibration set of a run, opened for reading.
+pub struct SampleSet {
+    /// Its manifest.
+    pub manifest: RunManifest,
+    run: RunFolder,
+}
+
+impl SampleSet {
+    /// Opens the set and checks that it was made by the model at hand.
+    pub fn open(run: &RunFolder, stage: &'static str, model_fingerprint: &str) -> Result<Self> {
+        let path = run.manifest();
+        if !path.exists() {
+            return Err(Error::StageMissing {
+                stage,
+                needs: "calibration samples".into(),
+                run: run.root().to_owned(),
+                first: "calibrate",
+            });
+        }
+        let manifest: RunManifest = read_document(&path)?;
+        if manifest.model_fingerprint != model_fingerprint {
+            return Err(Error::Stale {
+                path: run.root().to_owned(),
+                reason: format!(
+                    "its samples were made by model `{}` ({:.12}), the model at hand is {:.12}",
+                    manifest.model_version, manifest.model_fingerprint, model_fingerprint
+                ),
+            });
+        }
+        if manifest.n_completed == 0 || manifest.kept_steps.is_empty() {
+            return Err(Error::malformed(
+                RunManifest::KIND,
+                &path,
+                "no image is completed; run `taq calibrate`",
+            ));
+        }
+        Ok(Self { manifest, run: run.clone() })
+    }
+
+    /// The completed images' prompts, in the order of their ids.
+    pub fn prompts(&self) -> Vec<String> {
+        self.manifest.images.iter().map(|i| i.prompt.clone()).collect()
+    }
+
+    /// Path of a sample.
+    pub fn path(&self, image: usize, step: usize) -> PathBuf {
+        self.run.sample(image, step)
+    }
+
+    /// Latents of the given (image, step) pairs, `[pairs, h, w, channels]`.
+    pub fn latents(&self, pairs: &[(usize, usize)]) -> Result<Array> {
+        let (h, w) = self.manifest.latent_size;
+        let mut rows = Vec::with_capacity(pairs.len());
+        for &(image, step) in pairs {
+            let path = self.path(image, step);
+            let x = Npz::open(&path)?.array("x")?;
+            let shape = x.shape();
+            if shape.len() != 3 || shape[..2] != [h as i32, w as i32] {
+                let reason = format!("x has shape {shape:?}, expected [{h}, {w}, channels]");
+                return Err(Error::malformed("calibration sample", &path, reason));
+            }
+            rows.push(x);
+        }
+        Ok(ops::stack(&rows, 0)?)
+    }
+
+    /// Model timestep of a step.
+    pub fn timestep(&self, step: usize) -> f32 {
+        1000.0 * self.manifest.sigmas[step]
+    }
+}

@@ -1,0 +1,157 @@
+//! What every stage works with: a model, a sampler, the run folder, the context.
+
+use mlx_rs::Array;
+use serde_json::{Value, json};
+
+use super::Guidance;
+use super::meter::Meter;
+use crate::artifacts::{Parts, RunFolder, write_json};
+use crate::manifest::PluginChoice;
+use crate::noise::initial_noise;
+use crate::registry::{Kind, Registry};
+use crate::{Conditioning, Context, Error, Model, Result, Sampler};
+
+/// How much of MLX's freed memory is kept for reuse.
+const CACHE_LIMIT_BYTES: usize = 256 << 20;
+
+/// Plugins chosen, run folder open.
+pub struct Session {
+    /// All plugins of the program.
+    pub registry: Registry,
+    /// The model, in full precision.
+    pub model: Box<dyn Model>,
+    /// The sampler.
+    pub sampler: Box<dyn Sampler>,
+    /// The run folder, locked by this process.
+    pub run: RunFolder,
+    /// Seed, progress, cancellation.
+    pub cx: Context,
+    /// Whether results of other inputs or settings are thrown away instead of refused.
+    pub force: bool,
+    sampler_choice: PluginChoice,
+}
+
+/// What a stage did.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// The stage.
+    pub stage: String,
+    /// What it did, for people: “16 images, 28 steps”.
+    pub summary: String,
+    /// Whether everything was there already and nothing was computed.
+    pub reused: bool,
+    /// Wall time of this call.
+    pub seconds: f64,
+    /// Peak resident memory of the process during this call.
+    pub peak_memory_bytes: usize,
+}
+
+impl Session {
+    /// Makes the plugins and opens the run folder.
+    pub fn open(
+        registry: Registry,
+        model: &PluginChoice,
+        sampler: &PluginChoice,
+        run: RunFolder,
+        cx: Context,
+        force: bool,
+    ) -> Result<Self> {
+        mlx_rs::memory::set_cache_limit(CACHE_LIMIT_BYTES);
+        let model = registry.model(&model.name, &model.settings())?;
+        let made = registry.sampler(&sampler.name, &sampler.settings(), &model.defaults())?;
+        Ok(Self { registry, model, sampler: made, run, cx, force, sampler_choice: sampler.clone() })
+    }
+
+    /// For fingerprints: a plugin's name, settings, and the crate that it comes from.
+    pub fn identity(&self, kind: Kind, choice: &PluginChoice) -> Result<Value> {
+        let origin = self.registry.find(kind, &choice.name)?.origin;
+        Ok(json!({ "name": choice.name, "settings": choice.settings(), "origin": origin }))
+    }
+
+    /// For fingerprints: the sampler.
+    pub fn sampler_identity(&self) -> Result<Value> {
+        self.identity(Kind::Sampler, &self.sampler_choice)
+    }
+
+    /// For fingerprints: what an earlier stage of this run depended on; `null` if it left no record.
+    pub fn stage_identity(&self, stage: &str) -> Result<Value> {
+        Ok(self.run.stage_record(stage)?.map_or(Value::Null, |r| json!(r.fingerprint().as_str())))
+    }
+
+    /// Height and width of the latent for an image of this size.
+    pub fn latent_size(&self, image: (usize, usize)) -> Result<(usize, usize)> {
+        let spec = self.model.spec();
+        let unit = spec.vae_factor * spec.patch_size;
+        if image.0 == 0 || image.1 == 0 || !image.0.is_multiple_of(unit) || !image.1.is_multiple_of(unit) {
+            let reason =
+                format!("must be positive multiples of {unit} for this model, not {} × {}", image.0, image.1);
+            return Err(Error::settings("image_size", reason));
+        }
+        Ok((image.0 / spec.vae_factor, image.1 / spec.vae_factor))
+    }
+
+    /// Start latents `[images, h, w, channels]`: image `i` has seed `seed + i`, whatever batch it is in.
+    pub fn noise(&self, images: std::ops::Range<usize>, latent: (usize, usize)) -> Result<Array> {
+        let shape = (latent.0, latent.1, self.model.spec().latent_channels);
+        let noise: Vec<Array> =
+            images.map(|i| initial_noise(self.cx.seed + i as u64, shape)).collect::<Result<_>>()?;
+        Ok(mlx_rs::ops::concatenate(&noise, 0)?)
+    }
+
+    /// Prompts encoded with the empty prompt, ready for [`Guidance`].
+    pub fn encode(&self, prompts: &[String]) -> Result<Encoded> {
+        let prompts = self.model.condition(prompts)?;
+        let empty = self.model.condition(&[String::new()])?;
+        mlx_rs::transforms::eval([&prompts.tokens, &prompts.pooled, &empty.tokens, &empty.pooled])?;
+        Ok(Encoded { prompts, empty })
+    }
+}
+
+/// Prompts and the empty prompt, encoded.
+pub struct Encoded {
+    prompts: Conditioning,
+    empty: Conditioning,
+}
+
+impl Encoded {
+    /// The conditioning of one forward pass for the given prompts.
+    pub fn batch(&self, guidance: Guidance, prompts: &[usize]) -> Result<Conditioning> {
+        guidance.conditioning(&self.prompts.rows(prompts)?, &self.empty)
+    }
+
+    /// One row for each entry: a prompt, or the empty one.
+    pub fn rows(&self, rows: &[Option<usize>]) -> Result<Conditioning> {
+        let all = Conditioning::concat(&[&self.prompts, &self.empty])?;
+        let empty = self.prompts.len();
+        all.rows(&rows.iter().map(|row| row.unwrap_or(empty)).collect::<Vec<_>>())
+    }
+
+    /// One prompt's own embedding.
+    pub fn prompt(&self, index: usize) -> Result<Conditioning> {
+        self.prompts.rows(&[index])
+    }
+}
+
+/// The named inputs and settings of a stage.
+pub(super) fn parts<const N: usize>(named: [(&str, Value); N]) -> Parts {
+    named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Runs a stage's work between two readings of clock and memory.
+///
+/// What it cost is kept beside the stage's record, for the report; a reused stage keeps its old figures.
+pub(super) fn measured(
+    session: &Session,
+    stage: &str,
+    work: impl FnOnce() -> Result<(String, bool)>,
+) -> Result<Outcome> {
+    let meter = Meter::start();
+    let (summary, reused) = work()?;
+    let (seconds, peak_memory_bytes) = meter.stop();
+    let outcome = Outcome { stage: stage.to_owned(), summary, reused, seconds, peak_memory_bytes };
+    if !reused {
+        write_json(&session.run.stage_cost(stage), &outcome)?;
+    }
+    Ok(outcome)
+}

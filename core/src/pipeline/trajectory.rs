@@ -1,0 +1,39 @@
+//! One guided trajectory of a batch, from start noise to the final latent.
+
+use mlx_rs::Array;
+
+use super::Guidance;
+use crate::{Conditioning, Context, Model, Result, Sampler, Schedule, Tap};
+
+/// A batch on its way through the schedule.
+pub(super) struct Trajectory<'a> {
+    pub model: &'a dyn Model,
+    pub sampler: &'a dyn Sampler,
+    pub schedule: &'a Schedule,
+    pub guidance: Guidance,
+    /// Rows as [`Guidance::conditioning`] makes them.
+    pub conditioning: &'a Conditioning,
+}
+
+impl Trajectory<'_> {
+    /// Runs all steps from the noise `[batch, h, w, channels]` and returns the final latent. `before` sees the
+    /// latent before each step, evaluated.
+    pub fn run(
+        &self,
+        noise: Array,
+        tap: &mut dyn Tap,
+        cx: &Context,
+        mut before: impl FnMut(&Array, usize) -> Result<()>,
+    ) -> Result<Array> {
+        let mut x = noise;
+        for step in 0..self.schedule.steps() {
+            cx.check()?;
+            before(&x, step)?;
+            let timestep = self.schedule.timesteps[step];
+            let velocity = self.guidance.velocity(self.model, &x, timestep, self.conditioning, tap)?;
+            x = self.sampler.step(&x, &velocity, self.schedule.at(step))?;
+            x.eval()?;
+        }
+        Ok(x)
+    }
+}

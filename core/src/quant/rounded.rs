@@ -1,0 +1,169 @@
+//! From integers back to weights, and whether they are sound.
+
+use mlx_rs::Array;
+use rayon::prelude::*;
+
+use crate::{Error, LayerSpec, Result, RoundedLayer};
+
+impl RoundedLayer {
+    /// The weight that the integers stand for, `(weight_int − zero_point) · scale`, row-major.
+    ///
+    /// Expects a layer that [`Self::validate`] accepts; of others, what lies beyond the last group is 0.
+    pub fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.weight_int.len()];
+        let group_len = (values.len() / self.scale.len().max(1)).max(1);
+        values
+            .par_chunks_mut(group_len)
+            .zip(self.weight_int.par_chunks(group_len))
+            .zip(self.scale.par_iter().zip(&self.zero_point))
+            .for_each(|((out, integers), (&scale, &zero))| {
+                for (value, &q) in out.iter_mut().zip(integers) {
+                    *value = f32::from(i16::from(q) - i16::from(zero)) * scale;
+                }
+            });
+        values
+    }
+
+    /// The weight that the integers stand for, `[out_features, in_features]`, f32.
+    pub fn dequantize(&self) -> Result<Array> {
+        self.check("rounded weight")?;
+        Ok(Array::from_slice(&self.values(), &self.shape.map(|n| n as i32)))
+    }
+
+    /// Whether these integers can be the layer's weight: its shape, as many numbers as the grid asks for,
+    /// integers within its range, step sizes finite and greater than 0, zero points 0 if it is symmetric.
+    pub fn validate(&self, layer: &LayerSpec) -> Result<()> {
+        let what = format!("rounded weight of layer `{}`", layer.id);
+        let expected = [layer.out_features, layer.in_features];
+        if self.shape != expected {
+            return Err(Error::Shape {
+                what,
+                expected: format!("{expected:?}"),
+                found: self.shape.iter().map(|&n| n as i32).collect(),
+            });
+        }
+        self.check(&what)
+    }
+
+    fn check(&self, what: &str) -> Result<()> {
+        let grid = &self.grid;
+        let groups = grid.layout(self.shape)?.groups;
+        let (low, high) = (grid.qmin(), grid.qmax());
+        let weights = self.shape.iter().product::<usize>();
+        for (part, expected, found) in [
+            ("weight_int", weights, self.weight_int.len()),
+            ("scale", groups, self.scale.len()),
+            ("zero_point", groups, self.zero_point.len()),
+        ] {
+            if expected != found {
+                return Err(Error::Shape {
+                    what: format!("{what}, {part}"),
+                    expected: format!("[{expected}]"),
+                    found: vec![found as i32],
+                });
+            }
+        }
+        if !self.scale.iter().all(|s| s.is_finite()) {
+            return Err(Error::NotFinite { what: format!("{what}, scale") });
+        }
+        if let Some(i) = self.scale.iter().position(|s| *s <= 0.0) {
+            let reason = format!("scale[{i}] = {}, expected a number greater than 0", self.scale[i]);
+            return Err(Error::settings(what, reason));
+        }
+        let (zero_low, zero_high) = if grid.symmetric { (0, 0) } else { (low, high) };
+        for (part, values, low, high) in [
+            ("weight_int", &self.weight_int, low, high),
+            ("zero_point", &self.zero_point, zero_low, zero_high),
+        ] {
+            if let Some(i) = values.iter().position(|q| *q < low || *q > high) {
+                return Err(Error::settings(
+                    what,
+                    format!(
+                        "{part}[{i}] = {}, expected {low} to {high} on a grid of {} bits",
+                        values[i], grid.bits
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Granularity, Grid};
+    use crate::{Role, Stream};
+
+    fn spec() -> LayerSpec {
+        LayerSpec {
+            id: "l".into(),
+            block: "b".into(),
+            stream: Stream::Image,
+            role: Role::Q,
+            in_features: 4,
+            out_features: 2,
+            post_gelu: false,
+        }
+    }
+
+    fn layer() -> RoundedLayer {
+        RoundedLayer {
+            grid: Grid::new(4, Granularity::Group(2), false).unwrap(),
+            shape: [2, 4],
+            weight_int: vec![-8, 7, 0, 1, 2, 3, 4, 5],
+            scale: vec![0.5, 1.0, 2.0, 4.0],
+            zero_point: vec![0, 1, -8, 5],
+        }
+    }
+
+    #[test]
+    fn dequantizes_by_group() {
+        let values = [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -4.0, 0.0];
+        let array = layer().dequantize().unwrap();
+        assert_eq!(array.shape(), [2, 4]);
+        assert_eq!(array.as_slice::<f32>(), values);
+        let eight = RoundedLayer {
+            grid: Grid::new(8, Granularity::Tensor, false).unwrap(),
+            shape: [1, 2],
+            weight_int: vec![127, -128],
+            scale: vec![1.0],
+            zero_point: vec![-128],
+        };
+        assert_eq!(eight.values(), [255.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        layer().validate(&spec()).unwrap();
+        let message = |change: &dyn Fn(&mut RoundedLayer)| {
+            let mut l = layer();
+            change(&mut l);
+            l.validate(&spec()).unwrap_err().to_string()
+        };
+        let head = "rounded weight of layer `l`";
+        assert_eq!(message(&|l| l.shape = [4, 2]), format!("{head}: expected shape [2, 4], found [4, 2]"));
+        assert_eq!(
+            message(&|l| _ = l.weight_int.pop()),
+            format!("{head}, weight_int: expected shape [8], found [7]")
+        );
+        assert_eq!(message(&|l| l.scale.push(1.0)), format!("{head}, scale: expected shape [4], found [5]"));
+        assert_eq!(
+            message(&|l| l.scale[1] = f32::NAN),
+            format!("{head}, scale holds NaN or infinite values")
+        );
+        assert_eq!(
+            message(&|l| l.scale[1] = 0.0),
+            format!("{head}: scale[1] = 0, expected a number greater than 0")
+        );
+        assert_eq!(
+            message(&|l| l.weight_int[3] = 8),
+            format!("{head}: weight_int[3] = 8, expected -8 to 7 on a grid of 4 bits")
+        );
+        assert_eq!(
+            message(&|l| l.grid.symmetric = true),
+            format!("{head}: zero_point[1] = 1, expected 0 to 0 on a grid of 4 bits")
+        );
+        assert!(message(&|l| l.grid.bits = 9).contains("bits = 9"));
+    }
+}
