@@ -5,13 +5,14 @@ use taq_policy::{PolicyPlan, PolicyRequest};
 
 use super::stage::StageRecord;
 use crate::manifest::Pipeline;
-use crate::pipeline::{Report, RunManifest, WeightsConfig};
+use crate::pipeline::{BlockMetrics, Outcome, Report, RunManifest, WeightsConfig};
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
 
 /// Name and schema of every document, sorted by name.
 pub fn schemas() -> Vec<(&'static str, Schema)> {
     let mut all = vec![
+        ("block_record", schema_for!(BlockMetrics)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
         ("pipeline", schema_for!(Pipeline)),
         ("policy_plan", schema_for!(PolicyPlan)),
@@ -20,6 +21,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("quantized_weights", schema_for!(WeightsConfig)),
         ("report", schema_for!(Report)),
         ("run_manifest", schema_for!(RunManifest)),
+        ("stage_cost", schema_for!(Outcome)),
         ("stage_record", schema_for!(StageRecord)),
         ("step_index", schema_for!(StepIndex)),
     ];
