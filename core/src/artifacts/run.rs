@@ -307,6 +307,20 @@ mod tests {
         }
     }
 
+    /// `/sys` refuses new files to everybody, root included.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_refuses_files_is_named_with_help() {
+        let path = Path::new("/sys/kernel");
+        match RunFolder::create(path) {
+            Err(error @ Error::Io { action: "write", .. }) => {
+                assert!(error.to_string().starts_with("cannot write `/sys/kernel`: "), "{error}");
+                assert_eq!(error.help().as_deref(), Some("choose a folder that you may write to"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// `/proc` refuses new folders to everybody, root included.
     #[cfg(target_os = "linux")]
     #[test]
