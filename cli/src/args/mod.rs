@@ -1,0 +1,124 @@
+//! What can stand on the command line. One file a subcommand: its flags, and how they become validated settings.
+
+mod calibrate;
+mod decide;
+mod doctor;
+mod generate;
+mod observe;
+mod parse;
+mod plugins;
+mod round;
+mod run;
+mod schema;
+mod session;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+pub(crate) use calibrate::CalibrateArgs;
+pub(crate) use decide::DecideArgs;
+pub(crate) use doctor::DoctorArgs;
+pub(crate) use generate::GenerateArgs;
+pub(crate) use observe::ObserveArgs;
+pub(crate) use plugins::{PluginsArgs, PluginsCommand};
+pub(crate) use round::RoundArgs;
+pub(crate) use run::RunArgs;
+pub(crate) use schema::SchemaArgs;
+pub(crate) use session::SessionArgs;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "taq",
+    version,
+    about = "Quantizes diffusion transformers after training, timestep by timestep.",
+    long_about = "Quantizes diffusion transformers after training, timestep by timestep.\n\n\
+                  A pipeline has five stages that share one run folder: calibrate, observe, decide, round, generate. \
+                  `taq run` executes a manifest with all of them; each is also a command. A stage that was killed \
+                  goes on where it stopped, and one whose inputs did not change is not computed again.",
+    after_help = "Examples:\n  \
+                  taq run pipelines/emoji-w4a8.toml      a whole pipeline\n  \
+                  taq calibrate --num-images 16          the stages one by one, in ./run\n  \
+                  taq plugins rounder                    what can be chosen\n  \
+                  taq plugins show adaround              and its settings\n  \
+                  taq doctor                             is this machine set up well?\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong input, 70 a defect of taq, 130 stopped by Ctrl-C.",
+    after_long_help = None,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every subcommand.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_display_order = 900)]
+pub(crate) struct CommonArgs {
+    /// Where MLX computes [default: the GPU if this build has one, else the CPU]
+    #[arg(long, global = true, value_enum, value_name = "DEVICE", help_heading = "Common options")]
+    pub(crate) device: Option<DeviceChoice>,
+
+    /// Say more on stderr; -vv says everything. TAQ_LOG takes filters such as `taq_core=trace`
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Common options")]
+    pub(crate) verbose: u8,
+
+    /// Say nothing on stderr but errors; no bars
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Common options")]
+    pub(crate) quiet: bool,
+}
+
+/// A device of MLX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceChoice {
+    /// The processor.
+    Cpu,
+    /// Apple's GPU, or an NVIDIA GPU in a CUDA build.
+    Gpu,
+}
+
+/// The subcommands, in the order of a pipeline.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Execute the stages of a pipeline manifest
+    Run(RunArgs),
+    /// Stage 1: record full-precision trajectories of the sampler
+    Calibrate(CalibrateArgs),
+    /// Stage 2: gather statistics of every layer's input at every timestep
+    Observe(ObserveArgs),
+    /// Stage 3: let a policy decide how many bits each layer gets, and when
+    Decide(DecideArgs),
+    /// Stage 4: choose the integers of the weights, block by block
+    Round(RoundArgs),
+    /// Stage 5: generate images with the quantized model and measure them
+    Generate(GenerateArgs),
+    /// List the plugins of this program, or describe one
+    Plugins(PluginsArgs),
+    /// Print or write the JSON schemas of all documents
+    Schema(SchemaArgs),
+    /// Check this machine and this build
+    Doctor(DoctorArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            assert!(help.contains("taq "), "`taq {}` has no example", command.get_name());
+        }
+    }
+}

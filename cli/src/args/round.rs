@@ -1,0 +1,112 @@
+//! `taq round`.
+
+use serde_json::{Map, Value};
+use taq_core::manifest::{PluginChoice, RoundSettings};
+use taq_core::quant::Granularity;
+use taq_core::registry::{Kind, Registry};
+use taq_core::{BlockId, Error, Result};
+
+use super::{SessionArgs, parse, session};
+
+/// Flags of `taq round`.
+#[derive(Debug, clap::Args)]
+#[command(
+    about = "Stage 4: choose the integers of the weights, block by block",
+    long_about = "Stage 4: chooses the integers of the weights, block by block: quantized_weights/. A killed run \
+                  goes on with the first block that is not there. Needs `taq decide`.",
+    after_help = "Examples:\n  \
+                  taq round --run runs/a                                   every block, AdaRound\n  \
+                  taq round --run runs/a --rounder nearest --bits-w 4\n  \
+                  taq round --run runs/a --blocks mm0,mm1 --iters 500      two blocks, a quick look\n  \
+                  taq plugins show adaround                                the rounder's own settings"
+)]
+pub(crate) struct RoundArgs {
+    /// Rounder [default: adaround]
+    #[arg(long, value_name = "NAME")]
+    rounder: Option<String>,
+
+    /// Settings of the rounder (`taq plugins show NAME`): a JSON object or a .json file
+    #[arg(long, value_name = "JSON", value_parser = parse::settings)]
+    rounder_config: Option<Map<String, Value>>,
+
+    /// Iterations a block, the rounder's setting `iters`
+    #[arg(long, value_name = "N", value_parser = parse::count)]
+    iters: Option<usize>,
+
+    /// Rows in one iteration, the rounder's setting `batch_size`
+    #[arg(long, value_name = "N", value_parser = parse::count)]
+    batch_size: Option<usize>,
+
+    /// Bits of every weight, 2 to 8 [default: the plan's]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
+    bits_w: Option<u8>,
+
+    /// Neighbouring inputs that share a step size [default: a whole output channel]
+    #[arg(long, value_name = "N", value_parser = parse::count)]
+    group_size: Option<usize>,
+
+    /// Use grids with a zero point instead of symmetric ones
+    #[arg(long)]
+    asymmetric: bool,
+
+    /// Blocks to round, such as mm0,mm1; the others keep full precision [default: all]
+    #[arg(long, value_name = "BLOCKS", value_delimiter = ',')]
+    blocks: Option<Vec<String>>,
+
+    /// Calibration rows (an image at a timestep) to learn from [default: 512]
+    #[arg(long, value_name = "N", value_parser = parse::count)]
+    rows: Option<usize>,
+
+    /// Further rows, of other images, that only judge the result [default: 64]
+    #[arg(long, value_name = "N")]
+    held_out_rows: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+}
+
+impl RoundArgs {
+    /// The settings that the flags ask for.
+    pub(crate) fn settings(&self, registry: &Registry) -> Result<RoundSettings> {
+        let default = RoundSettings::default();
+        let mut rounder = session::choose(
+            registry,
+            Kind::Rounder,
+            self.rounder.as_deref(),
+            self.rounder_config.as_ref(),
+            default.rounder,
+        )?;
+        set(registry, &mut rounder, "--iters", "iters", self.iters)?;
+        set(registry, &mut rounder, "--batch-size", "batch_size", self.batch_size)?;
+        Ok(RoundSettings {
+            rounder,
+            bits_w: self.bits_w,
+            granularity: self.group_size.map_or(default.granularity, Granularity::Group),
+            symmetric: !self.asymmetric,
+            rows: self.rows.unwrap_or(default.rows),
+            held_out_rows: self.held_out_rows.unwrap_or(default.held_out_rows),
+            blocks: self.blocks.as_ref().map(|b| b.iter().map(|id| BlockId::from(id.as_str())).collect()),
+        })
+    }
+}
+
+/// Puts a flag among the rounder's own settings, if its schema has such a setting.
+fn set(
+    registry: &Registry,
+    rounder: &mut PluginChoice,
+    flag: &str,
+    name: &str,
+    value: Option<usize>,
+) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    let schema = (registry.find(Kind::Rounder, &rounder.name)?.settings)();
+    let known = schema.get("properties").and_then(Value::as_object);
+    if !known.is_some_and(|k| k.contains_key(name)) {
+        let owner = format!("{flag}: rounder `{}`", rounder.name);
+        let known: Vec<&str> = known.into_iter().flat_map(|k| k.keys().map(String::as_str)).collect();
+        let has = if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
+        return Err(Error::settings(owner, format!("there is no setting `{name}`; {has}")));
+    }
+    rounder.settings.insert(name.to_owned(), value.into());
+    Ok(())
+}

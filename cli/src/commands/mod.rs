@@ -1,0 +1,59 @@
+//! What the subcommands do. One file each; the five stages share one.
+
+mod doctor;
+mod plugins;
+mod schema;
+mod stages;
+
+use mlx_rs::{Device, DeviceType};
+use taq_core::Error;
+use taq_core::registry::Registry;
+
+use crate::args::{Cli, Command, DeviceChoice};
+use crate::error::Failure;
+use crate::terminal::Terminal;
+
+/// What every command is handed.
+pub(crate) struct Host {
+    /// The plugins of this program.
+    pub(crate) registry: Registry,
+    /// stderr.
+    pub(crate) terminal: Terminal,
+    /// Whether only errors are said.
+    pub(crate) quiet: bool,
+}
+
+/// Executes the command.
+pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
+    let host = Host { registry: Registry::linked()?, terminal, quiet: cli.common.quiet };
+    if let Some(device) = cli.common.device {
+        choose_device(device)?;
+    }
+    match cli.command {
+        Command::Run(args) => stages::run(host, &args),
+        Command::Calibrate(args) => stages::calibrate(host, &args),
+        Command::Observe(args) => stages::observe(host, &args),
+        Command::Decide(args) => stages::decide(host, &args),
+        Command::Round(args) => stages::round(host, &args),
+        Command::Generate(args) => stages::generate(host, &args),
+        Command::Plugins(args) => plugins::plugins(&host.registry, &args),
+        Command::Schema(args) => schema::schema(&args),
+        Command::Doctor(args) => doctor::doctor(&host, &args),
+    }
+}
+
+/// Makes MLX compute there by default.
+fn choose_device(device: DeviceChoice) -> Result<(), Error> {
+    match device {
+        DeviceChoice::Cpu => Device::set_default(&Device::new(DeviceType::Cpu, 0)),
+        DeviceChoice::Gpu if mlx_sys::build_info::BACKEND == "cpu" => {
+            return Err(Error::Unsupported {
+                what: "--device gpu: this build of taq has MLX for the CPU only; build it with TAQ_MLX=cuda12, \
+                       cuda13 or metal, or leave --device away"
+                    .into(),
+            });
+        }
+        DeviceChoice::Gpu => Device::set_default(&Device::new(DeviceType::Gpu, 0)),
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The five stages and `taq run`, which executes several of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use taq_core::artifacts::{LOCK_FILE, RunFolder, read_document};
+use taq_core::pipeline::{self, Outcome, Report, Session};
+use taq_core::{Context, Error, Result};
+
+use super::Host;
+use crate::args::{CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs};
+use crate::error::Failure;
+use crate::interrupt;
+use crate::output::{Table, bytes, print, seconds, terminal_width};
+use crate::progress::Reporter;
+
+/// `taq calibrate`.
+pub(crate) fn calibrate(host: Host, args: &CalibrateArgs) -> Result<(), Failure> {
+    let settings = args.settings();
+    if args.dry_run {
+        let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        let session = open(host, &args.session, folder.path())?;
+        let size = pipeline::calibration_size(&session, &settings)?;
+        return print(&format!(
+            "{} images, {} npz files, {} (PNG files apart) would be written to {}\n",
+            size.images,
+            size.files,
+            bytes(size.bytes),
+            args.session.run.display()
+        ));
+    }
+    let root = &args.session.run;
+    no_traces(root, || stage(host, &args.session, |session| pipeline::calibrate(session, &settings)))
+}
+
+/// `taq observe`.
+pub(crate) fn observe(host: Host, args: &ObserveArgs) -> Result<(), Failure> {
+    let settings = args.settings(&host.registry)?;
+    needs_run(&args.session, "observe", "calibration samples")?;
+    stage(host, &args.session, |session| pipeline::observe(session, &settings))
+}
+
+/// `taq decide`.
+pub(crate) fn decide(host: Host, args: &DecideArgs) -> Result<(), Failure> {
+    let settings = args.settings(&host.registry)?;
+    needs_run(&args.session, "decide", "statistics")?;
+    stage(host, &args.session, |session| pipeline::decide(session, &settings))
+}
+
+/// `taq round`.
+pub(crate) fn round(host: Host, args: &RoundArgs) -> Result<(), Failure> {
+    let settings = args.settings(&host.registry)?;
+    needs_run(&args.session, "round", "calibration samples and a plan")?;
+    stage(host, &args.session, |session| pipeline::round(session, &settings))
+}
+
+/// `taq generate`.
+pub(crate) fn generate(host: Host, args: &GenerateArgs) -> Result<(), Failure> {
+    let settings = args.settings();
+    if !args.full_precision {
+        needs_run(&args.session, "generate", "a plan")?;
+    }
+    let root = &args.session.run;
+    no_traces(root, || stage(host, &args.session, |session| pipeline::generate(session, &settings)))?;
+    print(&scores(root)?)
+}
+
+/// `taq run`.
+pub(crate) fn run(host: Host, args: &RunArgs) -> Result<(), Failure> {
+    let manifest = args.pipeline(&host.registry)?;
+    let root = &manifest.output;
+    let cx = context(&host, manifest.seed)?;
+    no_traces(root, || {
+        let run = RunFolder::create(root)?;
+        let session = Session::open(host.registry, &manifest.model, &manifest.sampler, run, cx, args.force)?;
+        let done = |o: &Outcome| tracing::info!("{}: {} in {}", o.stage, state(o), seconds(o.seconds));
+        let outcomes = pipeline::run(&session, &manifest, done);
+        session.cx.progress.end();
+        report(&outcomes?, root)
+    })?;
+    if manifest.generate.is_some() { print(&scores(root)?) } else { Ok(()) }
+}
+
+fn state(outcome: &Outcome) -> &'static str {
+    if outcome.reused { "reused" } else { "done" }
+}
+
+/// How well each variant did, from the report that `generate` wrote.
+fn scores(root: &Path) -> Result<String> {
+    let report: Report = read_document(&RunFolder::open(root)?.report_json())?;
+    if report.variants.is_empty() {
+        return Ok(String::new());
+    }
+    let mut table =
+        Table::new(&["AGAINST FULL PRECISION", "IMAGES", "PSNR", "SSIM", "LATENT ERROR"]).right(1).right(2).right(3).right(4);
+    for v in &report.variants {
+        let psnr = v.psnr.map_or_else(|| "equal".to_owned(), |p| format!("{p:.2} dB"));
+        table.row([
+            v.variant.name().to_owned(),
+            v.images.len().to_string(),
+            psnr,
+            format!("{:.4}", v.ssim),
+            format!("{:.2} %", 100.0 * v.latent_error),
+        ]);
+    }
+    Ok(format!("\n{}", table.render(terminal_width())))
+}
+
+/// A stage that reads what others wrote does not create the folder.
+fn needs_run(args: &SessionArgs, stage: &'static str, needs: &str) -> Result<()> {
+    if args.run.is_dir() {
+        return Ok(());
+    }
+    Err(Error::StageMissing { stage, needs: needs.to_owned(), run: args.run.clone(), first: "calibrate" })
+}
+
+fn stage(
+    host: Host,
+    args: &SessionArgs,
+    work: impl FnOnce(&Session) -> Result<Outcome>,
+) -> Result<(), Failure> {
+    let session = open(host, args, &args.run)?;
+    let outcome = work(&session);
+    session.cx.progress.end();
+    report(&[outcome?], &args.run)
+}
+
+fn open(host: Host, args: &SessionArgs, root: &Path) -> Result<Session> {
+    let (model, sampler) = (args.model(&host.registry)?, args.sampler(&host.registry)?);
+    let cx = context(&host, args.seed)?;
+    Session::open(host.registry, &model, &sampler, RunFolder::create(root)?, cx, args.force)
+}
+
+fn context(host: &Host, seed: u64) -> Result<Context> {
+    let progress: Arc<Reporter> = Reporter::new(host.terminal.clone(), host.quiet);
+    Ok(Context { seed, progress, cancel: interrupt::listen(&host.terminal)? })
+}
+
+/// Does the work; if it is refused before anything was written, takes a new and empty run folder away again.
+fn no_traces(root: &Path, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let existed = root.exists();
+    let result = work();
+    if result.is_err() && !existed && only_lock(root) {
+        // What cannot be removed stays; the failure itself is what the user needs to hear of.
+        let _ = std::fs::remove_file(root.join(LOCK_FILE));
+        let _ = std::fs::remove_dir(root);
+    }
+    result
+}
+
+fn only_lock(root: &Path) -> bool {
+    std::fs::read_dir(root).is_ok_and(|mut all| all.all(|e| e.is_ok_and(|e| e.file_name() == LOCK_FILE)))
+}
+
+/// What the stages did, as a table on stdout, and where the results lie.
+fn report(outcomes: &[Outcome], root: &Path) -> Result<(), Failure> {
+    let mut table = Table::new(&["STAGE", "", "TIME", "PEAK MEMORY", "WHAT"]).right(2).right(3);
+    for o in outcomes {
+        table.row([
+            o.stage.as_str(),
+            state(o),
+            &seconds(o.seconds),
+            &bytes(o.peak_memory_bytes as u64),
+            &o.summary,
+        ]);
+    }
+    print(&format!("{}\nResults: {}\n", table.render(terminal_width()), root.display()))
+}

@@ -1,0 +1,52 @@
+//! Help and usage.
+
+mod common;
+
+use common::taq;
+
+const COMMANDS: [&str; 9] =
+    ["run", "calibrate", "observe", "decide", "round", "generate", "plugins", "schema", "doctor"];
+
+#[test]
+fn help_names_every_command() {
+    let call = taq(&["--help"]).exits(0);
+    for command in COMMANDS {
+        assert!(call.stdout.contains(&format!("\n  {command} ")), "{command}:\n{}", call.stdout);
+    }
+    assert!(call.stderr.is_empty(), "{}", call.stderr);
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in COMMANDS {
+        let call = taq(&[command, "--help"]).exits(0);
+        assert!(call.stdout.contains("Examples:"), "{command}:\n{}", call.stdout);
+        assert!(call.stdout.contains("Usage: taq"), "{command}:\n{}", call.stdout);
+    }
+}
+
+#[test]
+fn stages_share_the_run_options() {
+    for command in ["calibrate", "observe", "decide", "round", "generate"] {
+        let help = taq(&[command, "--help"]).exits(0).stdout;
+        for flag in ["--run", "--model", "--sampler", "--seed", "--force", "--device", "--quiet"] {
+            assert!(help.contains(flag), "taq {command} lacks {flag}");
+        }
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_suggest() {
+    taq(&["calibrate", "--num-image", "3"]).exits(2).says("--num-images");
+    taq(&["calibrat"]).exits(2).says("calibrate");
+    taq(&["round", "--bits-w", "9"]).exits(2).says("2..=8");
+    taq(&["round", "--rounder-config", "{\"iters\": }"]).exits(2).says("not a JSON object");
+    taq(&["calibrate", "--image-size", "64x"]).exits(2).says("height x width");
+    taq(&["calibrate", "--cfg-weight", "nan"]).exits(2).says("at least 0");
+    taq(&[]).exits(2);
+}
+
+#[test]
+fn version_is_the_package_version() {
+    assert_eq!(taq(&["--version"]).exits(0).stdout, concat!("taq ", env!("CARGO_PKG_VERSION"), "\n"));
+}
