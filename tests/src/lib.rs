@@ -1,1 +1,6 @@
-//! Helpers of the tests.
+//! Helpers of the tests: where fixtures lie, reference tensors by name, how far two tensors are apart, the command
+//! line as a process.
+
+pub mod golden;
+pub mod paths;
+pub mod taq;

@@ -1,0 +1,9 @@
+//! A host of one's own, as a plugin author builds it: plugins linked by name, then taq's command line.
+
+use std::process::ExitCode;
+
+use taq_plugins as _;
+
+fn main() -> ExitCode {
+    taq_cli::main()
+}
