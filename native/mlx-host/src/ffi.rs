@@ -122,6 +122,20 @@ pub(crate) fn call(
     unsafe { arrays(result.0) }
 }
 
+/// Whether the stream belongs to the CPU.
+pub(crate) fn is_cpu(stream: &Stream) -> bool {
+    let mut kind = mlx_sys::mlx_device_type__MLX_GPU;
+    // SAFETY: the stream is live; the device handle is owned and freed.
+    unsafe {
+        let mut device = mlx_sys::mlx_device_new();
+        if mlx_sys::mlx_stream_get_device(&mut device, stream.as_ptr()) == 0 {
+            mlx_sys::mlx_device_get_type(&mut kind, device);
+        }
+        mlx_sys::mlx_device_free(device);
+    }
+    kind == mlx_sys::mlx_device_type__MLX_CPU
+}
+
 /// An owned `mlx_vector_array`.
 struct VectorArray(mlx_vector_array);
 

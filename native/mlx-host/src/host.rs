@@ -1,0 +1,21 @@
+//! When a host kernel may stand in for MLX's own operations.
+
+use mlx_rs::{Array, Dtype, Stream, error::Exception};
+
+use crate::ffi;
+
+/// Whether the default stream is the CPU's and all arrays are `f32`.
+pub(crate) fn suits(arrays: &[&Array]) -> bool {
+    arrays.iter().all(|a| a.dtype() == Dtype::Float32) && ffi::is_cpu(&Stream::thread_local_or_default())
+}
+
+/// An error unless `holds`.
+#[track_caller]
+pub(crate) fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), Exception> {
+    if holds { Ok(()) } else { Err(Exception::custom(message())) }
+}
+
+/// Extents as `usize`. MLX's extents are never negative.
+pub(crate) fn extents(shape: &[i32]) -> Vec<usize> {
+    shape.iter().map(|&extent| extent as usize).collect()
+}
