@@ -149,7 +149,7 @@ fn explain(e: &safetensors::SafeTensorError) -> String {
         E::HeaderTooSmall | E::HeaderTooLarge | E::InvalidHeaderLength => {
             "it has no header; is it another format, a Git LFS pointer, or cut short?".into()
         }
-        E::InvalidHeader(_) | E::InvalidHeaderStart | E::InvalidHeaderDeserialization(_) => {
+        E::InvalidHeader(_) | E::InvalidHeaderDeserialization(_) => {
             format!("its header cannot be read ({e})")
         }
         e => e.to_string(),
