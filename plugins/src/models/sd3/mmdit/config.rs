@@ -16,7 +16,7 @@ const KIND: &str = "transformer configuration";
 #[serde(default)]
 pub(crate) struct MmditConfig {
     #[serde(rename = "_class_name")]
-    class_name: String,
+    pub(super) class_name: String,
     /// Height and width of the latents trained on.
     pub(crate) sample_size: usize,
     /// Side of a patch, in latent pixels.
