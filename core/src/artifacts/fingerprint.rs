@@ -196,7 +196,10 @@ mod tests {
 
     #[test]
     fn long_values_are_cut_and_stay_distinct() {
-        let prompts = |last: &str| parts(json!({"prompts": ["a cat on a mat"; 9].join("; ") + last}));
+        let prompts = |last: &str| {
+            let text = ["a cat on a mat"; 9].join("; ") + last;
+            parts(json!({ "prompts": text }))
+        };
         let text = differences(&prompts("a"), &prompts("b"));
         assert_eq!(text.len(), 1);
         let (was, is) = text[0].split_once(", is ").unwrap();
