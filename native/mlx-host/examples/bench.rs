@@ -6,7 +6,9 @@
 
 use std::{env, time::Instant};
 
-use mlx_host::{gated_add, gelu_erf, gelu_tanh, layer_norm_modulate, quick_gelu, rms_norm, silu};
+use mlx_host::{
+    Mask, attention, gated_add, gelu_erf, gelu_tanh, layer_norm_modulate, quick_gelu, rms_norm, silu,
+};
 use mlx_rs::{
     Array, Device,
     error::Exception,
@@ -110,9 +112,26 @@ fn norms() -> Result<(), Exception> {
     Ok(())
 }
 
+fn attentions() -> Result<(), Exception> {
+    for [b, h, n, d] in [[16, 3, 112, 64], [1, 24, 1024, 64], [2, 24, 1178, 64]] {
+        let shape = [b, n, h * d];
+        let inputs = [normal(&shape)?, normal(&shape)?, normal(&shape)?];
+        let host = |a: &[Array]| attention(&a[0], &a[1], &a[2], h as usize, 0.125, Mask::None);
+        let split = |x: &Array| x.reshape(&[b, n, h, d])?.transpose_axes(&[0, 2, 1, 3]);
+        let plain = |a: &[Array]| {
+            let (q, k, v) = (split(&a[0])?, split(&a[1])?, split(&a[2])?);
+            let out = fast::scaled_dot_product_attention(q, k, v, 0.125, None, None)?;
+            out.transpose_axes(&[0, 2, 1, 3])?.reshape(&shape)
+        };
+        compare(&format!("attention {:?}", [b, h, n, d]), &inputs, &host, &plain)?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Exception> {
     Device::set_default(&Device::cpu());
     println!("{:44} {:>9} {:>9} {:>9} {:>9}", "milliseconds", "host", "MLX", "vjp host", "vjp MLX");
     activations()?;
-    norms()
+    norms()?;
+    attentions()
 }

@@ -35,6 +35,11 @@ pub struct View<'a> {
     dtype: Dtype,
 }
 
+// SAFETY: a view is a shared borrow of plain numbers.
+unsafe impl Send for View<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for View<'_> {}
+
 impl<'a> View<'a> {
     /// # Safety
     ///
@@ -86,6 +91,9 @@ pub struct ViewMut<'a> {
     dtype: Dtype,
     exclusive: PhantomData<&'a mut [u8]>,
 }
+
+// SAFETY: a mutable view is an exclusive borrow of plain numbers.
+unsafe impl Send for ViewMut<'_> {}
 
 impl<'a> ViewMut<'a> {
     /// # Safety

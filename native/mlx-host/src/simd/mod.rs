@@ -5,6 +5,7 @@
 //! slow library call).
 
 pub(crate) mod math;
+pub(crate) mod product;
 pub(crate) mod rows;
 
 /// Instruction sets that bodies are compiled for.

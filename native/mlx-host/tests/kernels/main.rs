@@ -1,6 +1,7 @@
 //! Every kernel against the same of MLX operations: values and gradients.
 
 mod activation;
+mod attention;
 mod gated_add;
 mod norm;
 
