@@ -7,7 +7,8 @@
 use std::{env, time::Instant};
 
 use mlx_host::{
-    Mask, attention, gated_add, gelu_erf, gelu_tanh, layer_norm_modulate, quick_gelu, rms_norm, silu,
+    Mask, attention, gated_add, gelu_erf, gelu_tanh, group_norm_silu, layer_norm_modulate, linear,
+    quick_gelu, rms_norm, silu,
 };
 use mlx_rs::{
     Array, Device,
@@ -128,10 +129,39 @@ fn attentions() -> Result<(), Exception> {
     Ok(())
 }
 
+fn linears() -> Result<(), Exception> {
+    for [m, k, n] in [[1792, 192, 192], [1024, 192, 768], [1178, 1536, 6144]] {
+        let inputs = [normal(&[m, k])?, normal(&[n, k])?, normal(&[n])?];
+        let host = |a: &[Array]| linear(&a[0], &a[1], Some(&a[2]));
+        let plain = |a: &[Array]| ops::addmm(&a[2], &a[0], a[1].t(), None, None);
+        compare(&format!("linear {:?}", [m, k, n]), &inputs, &host, &plain)?;
+    }
+    Ok(())
+}
+
+fn group_norms() -> Result<(), Exception> {
+    for [size, c] in [[64, 512], [256, 128]] {
+        let inputs = [normal(&[1, size, size, c])?, normal(&[c])?, normal(&[c])?];
+        let host = |a: &[Array]| group_norm_silu(&a[0], 32, &a[1], &a[2], 1e-6, true);
+        let plain = |a: &[Array]| {
+            let x = a[0].reshape(&[1, size * size, 32, c / 32])?;
+            let x = x.subtract(ops::mean_axes(&x, &[1, 3], true)?)?;
+            let variance = ops::mean_axes(&x.square()?, &[1, 3], true)?.add(number(1e-6))?;
+            let x = x.multiply(ops::rsqrt(&variance)?)?.reshape(&[1, size, size, c])?;
+            let y = x.multiply(&a[1])?.add(&a[2])?;
+            ops::sigmoid(&y)?.multiply(&y)
+        };
+        compare(&format!("group_norm_silu {:?}", [1, size, size, c]), &inputs, &host, &plain)?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Exception> {
     Device::set_default(&Device::cpu());
     println!("{:44} {:>9} {:>9} {:>9} {:>9}", "milliseconds", "host", "MLX", "vjp host", "vjp MLX");
     activations()?;
     norms()?;
+    group_norms()?;
+    linears()?;
     attentions()
 }

@@ -3,6 +3,8 @@
 mod activation;
 mod attention;
 mod gated_add;
+mod group_norm;
+mod linear;
 mod norm;
 
 use mlx_rs::{
