@@ -1,6 +1,8 @@
 //! Stable Diffusion 3 and 3.5 (MMDiT), with CLIP-L, CLIP-G, T5 and the VAE.
 
+mod fingerprint;
 mod mmdit;
+mod model;
 mod ops;
 mod source;
 mod text;

@@ -101,7 +101,9 @@ impl Block {
         [&mut a.q, &mut a.k, &mut a.v, &mut t.q, &mut t.k, &mut t.v]
             .into_iter()
             .chain(&mut a.o)
-            .chain(a2.iter_mut().flat_map(|a2| [&mut a2.q, &mut a2.k, &mut a2.v].into_iter().chain(&mut a2.o)))
+            .chain(
+                a2.iter_mut().flat_map(|a2| [&mut a2.q, &mut a2.k, &mut a2.v].into_iter().chain(&mut a2.o)),
+            )
             .chain([&mut mlp.fc1, &mut mlp.fc2])
             .chain(&mut t.o)
             .chain(text.mlp.iter_mut().flat_map(|mlp| [&mut mlp.fc1, &mut mlp.fc2]))

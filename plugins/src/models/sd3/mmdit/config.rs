@@ -146,7 +146,9 @@ impl MmditConfig {
         let malformed = |reason: String| Error::malformed(KIND, weights.path(), reason);
         let dim = |key: &str, axis: usize| {
             weights.shape(&format!("{prefix}{key}")).and_then(|s| s.get(axis).copied()).ok_or_else(|| {
-                malformed(format!("`{prefix}{key}` is needed to tell the model's size, and is missing or scalar"))
+                malformed(format!(
+                    "`{prefix}{key}` is needed to tell the model's size, and is missing or scalar"
+                ))
             })
         };
         let blocks_with = |module: &str| -> BTreeSet<usize> {
@@ -161,7 +163,9 @@ impl MmditConfig {
         let width = dim("context_embedder.weight", 0)?;
         let positions = dim("pos_embed", 1)?;
         let last = blocks_with("").last().copied().ok_or_else(|| {
-            malformed(format!("it has no `{prefix}joint_blocks.*`, so it is no Stable Diffusion 3 transformer"))
+            malformed(format!(
+                "it has no `{prefix}joint_blocks.*`, so it is no Stable Diffusion 3 transformer"
+            ))
         })?;
         let head_dim = dim("joint_blocks.0.x_block.attn.ln_q.weight", 0);
         let qk_norm = head_dim.is_ok().then_some(QkNorm::RmsNorm);

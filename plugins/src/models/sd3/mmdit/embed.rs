@@ -149,10 +149,7 @@ pub(super) fn sinusoid_f16(t: f32) -> Vec<f32> {
 
 /// A linear layer that no tap sees.
 pub(super) fn plain_linear(loader: &Loader<'_>, input: usize, output: usize) -> Linear {
-    Linear {
-        weight: loader.tensor("weight", &[output, input]),
-        bias: Some(loader.tensor("bias", &[output])),
-    }
+    Linear { weight: loader.tensor("weight", &[output, input]), bias: Some(loader.tensor("bias", &[output])) }
 }
 
 /// The two halves of the last axis.

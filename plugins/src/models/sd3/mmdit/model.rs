@@ -144,7 +144,8 @@ impl Mmdit {
                 found: weight.shape().to_vec(),
             });
         }
-        layer.weight = if weight.dtype() == Dtype::Float32 { weight } else { weight.as_dtype(Dtype::Float32)? };
+        layer.weight =
+            if weight.dtype() == Dtype::Float32 { weight } else { weight.as_dtype(Dtype::Float32)? };
         Ok(())
     }
 }

@@ -32,7 +32,11 @@ const RULES: &[(&str, &str, Part)] = &[
     ("transformer_blocks.*.attn2.to_out.0", "joint_blocks.*.x_block.attn2.proj", Part::Whole),
     ("transformer_blocks.*.ff.net.0.proj", "joint_blocks.*.x_block.mlp.fc1", Part::Whole),
     ("transformer_blocks.*.ff.net.2", "joint_blocks.*.x_block.mlp.fc2", Part::Whole),
-    ("transformer_blocks.*.norm1_context.linear", "joint_blocks.*.context_block.adaLN_modulation.1", Part::Whole),
+    (
+        "transformer_blocks.*.norm1_context.linear",
+        "joint_blocks.*.context_block.adaLN_modulation.1",
+        Part::Whole,
+    ),
     ("transformer_blocks.*.attn.add_q_proj", "joint_blocks.*.context_block.attn.qkv", THIRDS[0]),
     ("transformer_blocks.*.attn.add_k_proj", "joint_blocks.*.context_block.attn.qkv", THIRDS[1]),
     ("transformer_blocks.*.attn.add_v_proj", "joint_blocks.*.context_block.attn.qkv", THIRDS[2]),

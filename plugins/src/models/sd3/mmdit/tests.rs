@@ -102,8 +102,7 @@ struct Recorder {
 impl Tap for Recorder {
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
         let output = call.compute()?;
-        let seen =
-            Seen { input: call.input.clone(), output: output.clone(), has_bias: call.bias.is_some() };
+        let seen = Seen { input: call.input.clone(), output: output.clone(), has_bias: call.bias.is_some() };
         self.order.push(call.layer.id.clone());
         self.calls.insert(call.layer.id.clone(), seen);
         Ok(output)
@@ -196,10 +195,10 @@ fn the_tap_sees_the_layers_of_the_specification_in_its_order() {
             assert_eq!(seen.input.dim(2) as usize, layer.in_features, "{}", layer.id);
             assert_eq!(seen.output.dim(2) as usize, layer.out_features, "{}", layer.id);
             assert_eq!(layer.post_gelu, layer.role == Role::Fc2, "{}", layer.id);
-            assert_eq!(model.weight(&layer.id).unwrap().shape(), [
-                layer.out_features as i32,
-                layer.in_features as i32
-            ]);
+            assert_eq!(
+                model.weight(&layer.id).unwrap().shape(),
+                [layer.out_features as i32, layer.in_features as i32]
+            );
         }
     }
 }
@@ -228,7 +227,8 @@ fn the_published_models_have_their_published_sizes() {
     assert_eq!(layers.len(), 285);
     assert_eq!(layers.iter().map(|l| l.parameters()).sum::<usize>(), 1_337_720_832);
 
-    let count = |config| without_weights(config).0.block_specs().iter().map(|b| b.layers.len()).sum::<usize>();
+    let count =
+        |config| without_weights(config).0.block_specs().iter().map(|b| b.layers.len()).sum::<usize>();
     assert_eq!(count(MmditConfig::sd3_5_medium()), 285 + 13 * 4);
     assert_eq!(count(MmditConfig::sd3_5_large()), 38 * 12 - 3);
     assert_eq!(load(EMOJI, Compat::None).block_specs().iter().map(|b| b.layers.len()).sum::<usize>(), 69);
@@ -241,14 +241,14 @@ fn the_sizes_of_a_single_file_follow_from_its_shapes() {
         assert_eq!(files.naming, Naming::Original);
         MmditConfig::infer(&Weights::open(&files.weights).unwrap(), files.prefix).unwrap()
     };
-    let read = |model: &str| {
-        MmditConfig::read(&repository().join(model).join("transformer/config.json")).unwrap()
-    };
+    let read =
+        |model: &str| MmditConfig::read(&repository().join(model).join("transformer/config.json")).unwrap();
     let sd35 = infer(TINY[1]);
     assert_eq!(sd35, MmditConfig { sample_size: 128, ..read(TINY[1]) });
     assert_eq!((sd35.qk_norm, sd35.dual_attention_layers.len()), (Some(QkNorm::RmsNorm), 2));
     // Without query normalization nothing tells the head's size; 64 is that of every published model.
-    let sd3 = MmditConfig { sample_size: 128, attention_head_dim: 64, num_attention_heads: 1, ..read(TINY[0]) };
+    let sd3 =
+        MmditConfig { sample_size: 128, attention_head_dim: 64, num_attention_heads: 1, ..read(TINY[0]) };
     assert_eq!(infer(TINY[0]), sd3);
 }
 
@@ -272,7 +272,9 @@ fn wrong_configurations_are_refused_with_the_field() {
 fn misfit_weights_are_named_in_the_layout_of_the_file() {
     let mut files = files(&format!("{}/single_file.safetensors", TINY[0]));
     files.config = Some(repository().join(TINY[1]).join("transformer/config.json"));
-    let Err(Error::Weights { issues, .. }) = Mmdit::load(&files, Compat::None) else { panic!("they do not fit") };
+    let Err(Error::Weights { issues, .. }) = Mmdit::load(&files, Compat::None) else {
+        panic!("they do not fit")
+    };
     let text: Vec<_> = issues.iter().map(ToString::to_string).collect();
     let has = |line: &str| text.iter().any(|t| t.contains(line));
     let block = "model.diffusion_model.joint_blocks.0.x_block";
@@ -308,7 +310,9 @@ fn weights_can_be_replaced() {
     model.set_weight(&id, new.clone()).unwrap();
     assert_eq!(values(&model.weight(&id).unwrap()), values(&new));
     let transposed = new.transpose().unwrap();
-    assert!(matches!(model.set_weight(&id, transposed), Err(Error::Shape { what, .. }) if what.contains("mm1")));
+    assert!(
+        matches!(model.set_weight(&id, transposed), Err(Error::Shape { what, .. }) if what.contains("mm1"))
+    );
     // The last block's text stream ends at attention.
     assert!(model.weight(&LayerId::from("mm2.txt.attn.v_proj")).is_ok());
     for missing in ["mm2.txt.attn.o_proj", "mm3.img.attn.q_proj", "adaLN"] {

@@ -45,20 +45,11 @@ struct ShardIndex {
 impl Weights {
     /// Opens a `.safetensors` file, or the shards that a `.safetensors.index.json` lists.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        if path.extension().is_some_and(|e| e == "json") { Self::open_index(path) } else { Self::open_file(path) }
-    }
-
-    /// Opens the weights called `stem` in a folder: `{stem}.safetensors`, or its index, or the fp16 variants.
-    pub(crate) fn find(folder: &Path, stem: &str) -> Result<Self> {
-        let names = [
-            format!("{stem}.safetensors"),
-            format!("{stem}.safetensors.index.json"),
-            format!("{stem}.fp16.safetensors"),
-            format!("{stem}.safetensors.index.fp16.json"),
-            format!("{stem}.fp16.safetensors.index.json"),
-        ];
-        let found = names.iter().map(|n| folder.join(n)).find(|p| p.exists());
-        Self::open(&found.unwrap_or_else(|| folder.join(&names[0])))
+        if path.extension().is_some_and(|e| e == "json") {
+            Self::open_index(path)
+        } else {
+            Self::open_file(path)
+        }
     }
 
     fn open_file(path: &Path) -> Result<Self> {
@@ -145,7 +136,9 @@ impl Weights {
 fn explain(e: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
     match e {
-        E::MetadataIncompleteBuffer => "it is cut short or has bytes after its tensors; fetch it again".into(),
+        E::MetadataIncompleteBuffer => {
+            "it is cut short or has bytes after its tensors; fetch it again".into()
+        }
         E::HeaderTooSmall | E::HeaderTooLarge | E::InvalidHeaderLength => {
             "it has no header; is it another format, a Git LFS pointer, or cut short?".into()
         }

@@ -1,0 +1,85 @@
+//! How long one call of the transformer takes, and what of it the linear layers take.
+//!
+//! `cargo run --release -p taq-plugins --example denoise_speed -- [batch] [settings as JSON]`
+
+#![allow(clippy::print_stdout, reason = "its output is its purpose")]
+
+use std::time::{Duration, Instant};
+
+use taq_core::mlx_rs::{Array, random};
+use taq_core::registry::Registry;
+use taq_core::{Conditioning, Identity, LinearCall, Model, Result, Tap};
+use taq_plugins as _;
+
+/// Calls timed; the median counts.
+const CALLS: usize = 15;
+
+/// Evaluates every input before the call and every output after it, and adds up the time between.
+#[derive(Default)]
+struct Clock {
+    linear: Duration,
+    calls: usize,
+}
+
+impl Tap for Clock {
+    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
+        call.input.eval()?;
+        let start = Instant::now();
+        let output = call.compute()?;
+        output.eval()?;
+        self.linear += start.elapsed();
+        self.calls += 1;
+        Ok(output)
+    }
+}
+
+fn timed(mut call: impl FnMut() -> Result<Array>) -> Result<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        call()?.eval()?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times[CALLS / 2])
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let batch: i32 = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(16);
+    let settings = arguments.next().map_or(serde_json::Value::Null, |a| a.parse().unwrap_or_default());
+    let start = Instant::now();
+    let model = Registry::linked()?.model("sd3", &settings)?;
+    println!("load         {:7.1} ms", start.elapsed().as_secs_f64() * 1e3);
+
+    let start = Instant::now();
+    let one = model.condition(&["cat face".into()])?;
+    println!("one prompt   {:7.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let conditioning: Conditioning = one.rows(&vec![0; batch as usize])?;
+    let (height, width) = model.defaults().image_size;
+    let spec = model.spec();
+    let side = |pixels: usize| (pixels / spec.vae_factor) as i32;
+    let x = random::normal::<f32>(
+        &[batch, side(height), side(width), spec.latent_channels as i32],
+        None,
+        None,
+        None,
+    )?;
+    let timesteps = vec![500.0; batch as usize];
+
+    let whole = timed(|| model.denoise(&x, &timesteps, &conditioning, &mut Identity))?;
+    println!("denoise      {:7.1} ms at batch {batch}", whole.as_secs_f64() * 1e3);
+    let mut clock = Clock::default();
+    let watched = timed(|| model.denoise(&x, &timesteps, &conditioning, &mut clock))?;
+    println!(
+        "  linear     {:7.1} ms in {} layers (of {:.1} ms with an evaluation around each)",
+        clock.linear.as_secs_f64() * 1e3 / CALLS as f64,
+        clock.calls / CALLS,
+        watched.as_secs_f64() * 1e3
+    );
+    let half = Array::from_slice(&(0..batch / 2).collect::<Vec<_>>(), &[batch / 2]);
+    let latents = x.take_axis(&half, 0)?;
+    let decode = timed(|| model.decode(&latents))?;
+    println!("decode       {:7.1} ms at batch {}", decode.as_secs_f64() * 1e3, batch / 2);
+    Ok(())
+}
