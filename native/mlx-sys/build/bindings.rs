@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{error::Result, fail, platform::Platform, wheel};
+use crate::{error::Result, fail, mlx_c, platform::Platform, wheel};
 
 /// Half-precision names, which mlx-c declares on some targets only; `src/half.rs` supplies them.
 const HALF: [&str; 4] = [
@@ -61,7 +61,7 @@ fn system_headers(platform: Platform) -> Vec<String> {
         let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         (!text.is_empty()).then_some(text)
     };
-    let compiler = cc::Build::new().get_compiler();
+    let compiler = mlx_c::quiet().get_compiler();
     if platform.is_mac() {
         let sdk = ask(Command::new("xcrun").arg("--show-sdk-path")).map(|path| format!("-isysroot{path}"));
         let builtin =

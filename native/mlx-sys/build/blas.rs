@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{cache, error::Result, fail, link, pins, platform::Platform, wheel};
+use crate::{cache, error::Result, fail, link, mlx_c, pins, platform::Platform, wheel};
 
 const SOURCE: &str = "csrc/runtime.c";
 
@@ -38,7 +38,7 @@ fn forwarder(folder: &Path) -> Result<PathBuf> {
         return Ok(library);
     }
     let temporary = cache::temporary(&library);
-    let mut compile = cc::Build::new().opt_level(2).debug(false).get_compiler().to_command();
+    let mut compile = mlx_c::quiet().opt_level(2).debug(false).get_compiler().to_command();
     compile.args(["-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]).arg(SOURCE);
     link::run(compile.arg("-o").arg(&temporary).args(["-ldl"]))?;
     fs::rename(&temporary, &library).map_err(|e| fail!("cannot write {}: {e}", library.display()))?;

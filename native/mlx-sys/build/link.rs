@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use crate::{backend::Mlx, cache, elf, error::Result, fail, platform::Platform};
+use crate::{backend::Mlx, cache, elf, error::Result, fail, mlx_c, platform::Platform};
 
 /// Tells cargo to link the MLX library.
 pub fn link_mlx(platform: &Platform, mlx: &Mlx, out: &Path) -> Result<()> {
@@ -48,7 +48,7 @@ pub fn stand_in(name: &str, library: &Path, out: &Path) -> Result<()> {
 
     let mut soname = std::ffi::OsString::from("-Wl,-soname,");
     soname.push(recorded(library)?);
-    let mut compile = cc::Build::new().get_compiler().to_command();
+    let mut compile = mlx_c::quiet().get_compiler().to_command();
     compile
         .args(["-shared", "-nostdlib", "-x", "assembler"])
         .arg(&source)

@@ -14,7 +14,7 @@ pub fn check_compiler() -> Result<()> {
             "no {language} compiler ({e}); install g++ or clang (Debian: apt install g++; macOS: xcode-select --install), or set CXX and CC"
         )
     };
-    let compiler = cc::Build::new().cpp(true).try_get_compiler().map_err(|e| missing("C++", e))?;
+    let compiler = quiet().cpp(true).try_get_compiler().map_err(|e| missing("C++", e))?;
     let run = compiler.to_command().arg("--version").output();
     if !run.is_ok_and(|output| output.status.success()) {
         return Err(fail!(
@@ -22,7 +22,14 @@ pub fn check_compiler() -> Result<()> {
             compiler.path().display()
         ));
     }
-    cc::Build::new().try_get_compiler().map_err(|e| missing("C", e)).map(drop)
+    quiet().try_get_compiler().map_err(|e| missing("C", e)).map(drop)
+}
+
+/// A compiler to ask or to run by hand. Its settings are not announced to cargo: `compile` does.
+pub fn quiet() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cargo_metadata(false);
+    build
 }
 
 /// Compiles the sources in `mlx_c` and tells cargo to link them.
