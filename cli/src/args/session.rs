@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use taq_core::Result;
+use taq_core::artifacts::{RunFolder, SessionChoice};
 use taq_core::manifest::PluginChoice;
 use taq_core::registry::{Kind, Registry};
 
@@ -26,7 +27,7 @@ pub(crate) struct SessionArgs {
 
     /// Model: a folder or safetensors file, a Hugging Face repository such as
     /// stabilityai/stable-diffusion-3-medium-diffusers, or the name of a model plugin [default: the
-    /// small emoji model that comes with taq]
+    /// run's, else the small emoji model that comes with taq]
     #[arg(long, value_name = "SOURCE")]
     pub(crate) model: Option<String>,
 
@@ -34,7 +35,7 @@ pub(crate) struct SessionArgs {
     #[arg(long, value_name = "JSON", value_parser = parse::settings)]
     pub(crate) model_config: Option<Map<String, Value>>,
 
-    /// Sampler [default: euler]
+    /// Sampler [default: the run's, else euler]
     #[arg(long, value_name = "NAME")]
     pub(crate) sampler: Option<String>,
 
@@ -42,9 +43,9 @@ pub(crate) struct SessionArgs {
     #[arg(long, value_name = "JSON", value_parser = parse::settings)]
     pub(crate) sampler_config: Option<Map<String, Value>>,
 
-    /// Seed of everything random; image i starts from noise of seed + i
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Seed of everything random; image i starts from noise of seed + i [default: the run's, else 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 
     /// Throw away results of other inputs or settings instead of refusing to go on
     #[arg(long)]
@@ -56,31 +57,26 @@ pub(crate) struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// The model plugin: `--model` names one, or says where the weights of the default one are.
-    pub(crate) fn model(&self, registry: &Registry) -> Result<PluginChoice> {
-        let mut choice = match self.model.as_deref() {
+    /// Model, sampler and seed: what the flags say, else what the run was made with, else the defaults.
+    pub(crate) fn choice(&self, registry: &Registry) -> Result<SessionChoice> {
+        let kept = if self.run.is_dir() { RunFolder::open(&self.run)?.session_choice()? } else { None };
+        let kept = kept.unwrap_or_else(|| {
+            SessionChoice::new(PluginChoice::named(MODEL), PluginChoice::named(SAMPLER), 0)
+        });
+        let mut model = match self.model.as_deref() {
             Some(name) if registry.find(Kind::Model, name).is_ok() => PluginChoice::named(name),
             Some(source) => {
                 let mut choice = PluginChoice::named(MODEL);
                 choice.settings.insert(SOURCE.into(), source.into());
                 choice
             }
-            None => PluginChoice::named(MODEL),
+            None => kept.model,
         };
-        choice.settings.extend(self.model_config.clone().unwrap_or_default());
-        registry.find(Kind::Model, &choice.name)?;
-        Ok(choice)
-    }
-
-    /// The sampler plugin.
-    pub(crate) fn sampler(&self, registry: &Registry) -> Result<PluginChoice> {
-        choose(
-            registry,
-            Kind::Sampler,
-            self.sampler.as_deref(),
-            self.sampler_config.as_ref(),
-            PluginChoice::named(SAMPLER),
-        )
+        model.settings.extend(self.model_config.clone().unwrap_or_default());
+        registry.find(Kind::Model, &model.name)?;
+        let (name, settings) = (self.sampler.as_deref(), self.sampler_config.as_ref());
+        let sampler = choose(registry, Kind::Sampler, name, settings, kept.sampler)?;
+        Ok(SessionChoice::new(model, sampler, self.seed.unwrap_or(kept.seed)))
     }
 }
 

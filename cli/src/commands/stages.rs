@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use taq_core::artifacts::{LOCK_FILE, RunFolder, read_document};
+use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Session};
 use taq_core::{Context, Error, Result};
 
@@ -19,7 +19,8 @@ pub(crate) fn calibrate(host: Host, args: &CalibrateArgs) -> Result<(), Failure>
     let settings = args.settings();
     if args.dry_run {
         let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-        let session = open(host, &args.session, folder.path())?;
+        let choice = args.session.choice(&host.registry)?;
+        let session = open(host, &choice, RunFolder::create(folder.path())?, false)?;
         let size = pipeline::calibration_size(&session, &settings)?;
         return print(&format!(
             "{} images, {} npz files, {} (PNG files apart) would be written to {}\n",
@@ -69,14 +70,12 @@ pub(crate) fn generate(host: Host, args: &GenerateArgs) -> Result<(), Failure> {
 pub(crate) fn run(host: Host, args: &RunArgs) -> Result<(), Failure> {
     let manifest = args.pipeline(&host.registry)?;
     let root = &manifest.output;
-    let cx = context(&host, manifest.seed)?;
+    let choice = SessionChoice::new(manifest.model.clone(), manifest.sampler.clone(), manifest.seed);
     no_traces(root, || {
-        let run = RunFolder::create(root)?;
-        let session = Session::open(host.registry, &manifest.model, &manifest.sampler, run, cx, args.force)?;
+        let session = open(host, &choice, RunFolder::create(root)?, args.force)?;
         let done = |o: &Outcome| tracing::info!("{}: {} in {}", o.stage, state(o), seconds(o.seconds));
-        let outcomes = pipeline::run(&session, &manifest, done);
-        session.cx.progress.end();
-        report(&outcomes?, root)
+        let outcomes = kept(&session, &choice, || pipeline::run(&session, &manifest, done))?;
+        report(&outcomes, root)
     })?;
     if manifest.generate.is_some() { print(&scores(root)?) } else { Ok(()) }
 }
@@ -119,16 +118,30 @@ fn stage(
     args: &SessionArgs,
     work: impl FnOnce(&Session) -> Result<Outcome>,
 ) -> Result<(), Failure> {
-    let session = open(host, args, &args.run)?;
-    let outcome = work(&session);
-    session.cx.progress.end();
-    report(&[outcome?], &args.run)
+    let choice = args.choice(&host.registry)?;
+    let session = open(host, &choice, RunFolder::create(&args.run)?, args.force)?;
+    let outcome = kept(&session, &choice, || work(&session))?;
+    report(&[outcome], &args.run)
 }
 
-fn open(host: Host, args: &SessionArgs, root: &Path) -> Result<Session> {
-    let (model, sampler) = (args.model(&host.registry)?, args.sampler(&host.registry)?);
-    let cx = context(&host, args.seed)?;
-    Session::open(host.registry, &model, &sampler, RunFolder::create(root)?, cx, args.force)
+fn open(host: Host, choice: &SessionChoice, run: RunFolder, force: bool) -> Result<Session> {
+    let cx = context(&host, choice.seed)?;
+    Session::open(host.registry, &choice.model, &choice.sampler, run, cx, force)
+}
+
+/// Does the work and notes in the run folder what it was done with: at the start in a new folder, so that a killed
+/// run knows it too; in an older one when the work has not been refused.
+fn kept<T>(session: &Session, choice: &SessionChoice, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let old = session.run.session_choice()?;
+    if old.is_none() {
+        session.run.keep_session_choice(choice)?;
+    }
+    let result = work();
+    session.cx.progress.end();
+    if result.is_ok() && old.is_some_and(|old| old != *choice) {
+        session.run.keep_session_choice(choice)?;
+    }
+    result
 }
 
 fn context(host: &Host, seed: u64) -> Result<Context> {
@@ -136,20 +149,23 @@ fn context(host: &Host, seed: u64) -> Result<Context> {
     Ok(Context { seed, progress, cancel: interrupt::listen(&host.terminal)? })
 }
 
-/// Does the work; if it is refused before anything was written, takes a new and empty run folder away again.
+/// Does the work; if it is refused before there is a result, takes a new run folder away again.
 fn no_traces(root: &Path, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    const OURS: [&str; 2] = [LOCK_FILE, "session.json"];
     let existed = root.exists();
     let result = work();
-    if result.is_err() && !existed && only_lock(root) {
+    let only_ours = || {
+        let mut all = std::fs::read_dir(root).ok()?;
+        Some(all.all(|e| e.is_ok_and(|e| OURS.iter().any(|ours| e.file_name() == *ours))))
+    };
+    if result.is_err() && !existed && only_ours() == Some(true) {
         // What cannot be removed stays; the failure itself is what the user needs to hear of.
-        let _ = std::fs::remove_file(root.join(LOCK_FILE));
+        for name in OURS {
+            let _ = std::fs::remove_file(root.join(name));
+        }
         let _ = std::fs::remove_dir(root);
     }
     result
-}
-
-fn only_lock(root: &Path) -> bool {
-    std::fs::read_dir(root).is_ok_and(|mut all| all.all(|e| e.is_ok_and(|e| e.file_name() == LOCK_FILE)))
 }
 
 /// What the stages did, as a table on stdout, and where the results lie.

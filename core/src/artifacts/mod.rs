@@ -4,6 +4,7 @@
 //! in work. Arrays are npz files for `numpy.load`, documents are JSON with a `format` field.
 
 mod atomic;
+mod choice;
 mod fingerprint;
 mod finite;
 mod json;
@@ -14,6 +15,7 @@ mod schemas;
 mod stage;
 
 pub use atomic::{TEMPORARY_PREFIX, atomic_write, atomic_write_bytes, sweep};
+pub use choice::SessionChoice;
 pub use fingerprint::{Fingerprint, Parts, differences};
 pub use json::{Document, read_document, read_json, write_json};
 pub use lock::{FolderLock, LOCK_FILE};

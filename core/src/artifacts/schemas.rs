@@ -3,6 +3,7 @@
 use schemars::{Schema, schema_for};
 use taq_policy::{PolicyPlan, PolicyRequest};
 
+use super::choice::SessionChoice;
 use super::stage::StageRecord;
 use crate::manifest::Pipeline;
 use crate::pipeline::{BlockMetrics, Outcome, Report, RunManifest, WeightsConfig};
@@ -21,6 +22,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("quantized_weights", schema_for!(WeightsConfig)),
         ("report", schema_for!(Report)),
         ("run_manifest", schema_for!(RunManifest)),
+        ("session", schema_for!(SessionChoice)),
         ("stage_cost", schema_for!(Outcome)),
         ("stage_record", schema_for!(StageRecord)),
         ("step_index", schema_for!(StepIndex)),
