@@ -7,14 +7,19 @@ use crate::output::Table;
 /// The table, or `None` if there are no settings.
 pub(crate) fn settings_table(schema: &Value, width: Option<usize>) -> Option<String> {
     let properties = schema.get("properties")?.as_object().filter(|p| !p.is_empty())?;
-    let required: Vec<&str> =
-        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let mut table = Table::new(&["SETTING", "TYPE", "DEFAULT", "WHAT IT IS"]);
     for (name, property) in properties {
         let default = match property.get("default") {
             Some(Value::Null) | None if required.contains(&name.as_str()) => "required".to_owned(),
             Some(Value::Null) | None => "none".to_owned(),
-            Some(value) => value.to_string(),
+            Some(value) => literal(value),
         };
         let about = property
             .get("description")
@@ -24,6 +29,18 @@ pub(crate) fn settings_table(schema: &Value, width: Option<usize>) -> Option<Str
         table.row([name.clone(), type_name(schema, property), default, about.to_owned()]);
     }
     Some(table.render(width))
+}
+
+/// A default as one would write it: `0.1`, although the schema holds an f32 in the digits of an f64.
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Number(n) if n.is_f64() => match n.as_f64() {
+            Some(wide) if f64::from(wide as f32) == wide => format!("{}", wide as f32),
+            _ => n.to_string(),
+        },
+        Value::Array(all) => format!("[{}]", all.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
 }
 
 /// What a `$ref` points at, or the value itself.
@@ -72,7 +89,9 @@ fn single(root: &Value, name: &str, object: &Map<String, Value>) -> String {
             },
         },
         "object" => match object.get("properties").and_then(Value::as_object) {
-            Some(fields) => format!("{{ {} }}", fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+            Some(fields) => {
+                format!("{{ {} }}", fields.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
             None => "table".into(),
         },
         name => format!("{name}{}", bounds(object)),
@@ -110,10 +129,21 @@ mod tests {
         assert_eq!(name(json!({ "type": "integer", "minimum": 2, "maximum": 8 })), "integer (2 to 8)");
         assert_eq!(name(json!({ "type": "integer", "format": "uint", "minimum": 0 })), "integer");
         assert_eq!(name(json!({ "type": ["number", "null"] })), "number");
-        assert_eq!(name(json!({ "anyOf": [{ "$ref": "#/$defs/Mode" }, { "type": "null" }] })), r#""fast" or "exact""#);
+        assert_eq!(
+            name(json!({ "anyOf": [{ "$ref": "#/$defs/Mode" }, { "type": "null" }] })),
+            r#""fast" or "exact""#
+        );
         assert_eq!(name(json!({ "type": "array", "items": { "type": "number" } })), "list of number");
         assert_eq!(name(json!({ "$ref": "#/$defs/None" })), "?");
         assert_eq!(name(json!(true)), "any");
+    }
+
+    #[test]
+    fn defaults_are_short() {
+        assert_eq!(literal(&json!(0.1_f32)), "0.1");
+        assert_eq!(literal(&json!(0.1_f64)), "0.1");
+        assert_eq!(literal(&json!([20.0_f32, 2.5_f32])), "[20, 2.5]");
+        assert_eq!(literal(&json!("mse")), "\"mse\"");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn every_command_has_help_with_examples() {
     for command in COMMANDS {
         let call = taq(&[command, "--help"]).exits(0);
         assert!(call.stdout.contains("Examples:"), "{command}:\n{}", call.stdout);
-        assert!(call.stdout.contains("Usage: taq"), "{command}:\n{}", call.stdout);
+        assert!(call.stdout.contains(&format!("Usage: taq {command} ")), "{command}:\n{}", call.stdout);
     }
 }
 
@@ -32,6 +32,22 @@ fn stages_share_the_run_options() {
         for flag in ["--run", "--model", "--sampler", "--seed", "--force", "--device", "--quiet"] {
             assert!(help.contains(flag), "taq {command} lacks {flag}");
         }
+    }
+}
+
+#[test]
+fn long_help_says_what_a_stage_reads_and_writes() {
+    for (command, text) in [
+        ("calibrate", "samples/"),
+        ("observe", "layer_statistics.json"),
+        ("decide", "quant_config.json"),
+        ("round", "quantized_weights/"),
+        ("generate", "report.json"),
+    ] {
+        assert!(
+            taq(&[command, "--help"]).exits(0).stdout.contains(text),
+            "taq {command} --help lacks {text}"
+        );
     }
 }
 

@@ -37,7 +37,9 @@ fn plugin_names_and_settings_are_checked_before_the_first_stage() {
     let manifest = |round: &str| format!("output = \"out\"\n[calibrate]\n[round]\nrounder = {round}\n");
     run(dir.path(), &manifest("{ name = \"adaruond\" }")).exits(2).says("did you mean `adaround`?");
     run(dir.path(), &manifest("{ name = \"nearest\", no_such = 1 }")).exits(2).says("no_such");
-    run(dir.path(), "output = \"out\"\nsampler = { name = \"eular\" }\n[calibrate]\n").exits(2).says("`euler`");
+    run(dir.path(), "output = \"out\"\nsampler = { name = \"eular\" }\n[calibrate]\n")
+        .exits(2)
+        .says("`euler`");
     untouched(dir.path());
 }
 
@@ -76,7 +78,9 @@ fn flags_name_plugins_too() {
     let dir = tempfile::tempdir().unwrap();
     taq_in(dir.path(), &["round", "--rounder", "adaruond"]).exits(2).says("did you mean `adaround`?");
     taq_in(dir.path(), &["observe", "--observer", "nope"]).exits(2).says("there is no observer named `nope`");
-    taq_in(dir.path(), &["round", "--rounder", "nearest", "--iters", "5"]).exits(2).says("no setting `iters`");
+    taq_in(dir.path(), &["round", "--rounder", "nearest", "--iters", "5"])
+        .exits(2)
+        .says("no setting `iters`");
     taq_in(dir.path(), &["calibrate", "--sampler", "eular"]).exits(2).says("did you mean `euler`?");
     untouched(dir.path());
 }

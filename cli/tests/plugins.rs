@@ -40,16 +40,23 @@ fn show_describes_every_plugin() {
         let shown = taq(&["plugins", "show", &name]).exits(0).stdout;
         assert!(shown.contains(plugin["summary"].as_str().unwrap()), "{shown}");
         for setting in plugin["settings"]["properties"].as_object().into_iter().flat_map(|p| p.keys()) {
-            assert!(shown.lines().any(|l| l.starts_with(&format!("{setting} "))), "{setting} of {name}:\n{shown}");
+            assert!(
+                shown.lines().any(|l| l.starts_with(&format!("{setting} "))),
+                "{setting} of {name}:\n{shown}"
+            );
         }
-        let schema: Value = serde_json::from_str(&taq(&["plugins", "show", &name, "--json"]).exits(0).stdout).unwrap();
+        let schema: Value =
+            serde_json::from_str(&taq(&["plugins", "show", &name, "--json"]).exits(0).stdout).unwrap();
         assert_eq!(schema, plugin["settings"]);
     }
 }
 
 #[test]
 fn an_unknown_plugin_gets_a_suggestion() {
-    taq(&["plugins", "show", "adaruond"]).exits(2).says("did you mean `adaround`").says("taq::unknown_plugin");
+    taq(&["plugins", "show", "adaruond"])
+        .exits(2)
+        .says("did you mean `adaround`")
+        .says("taq::unknown_plugin");
     taq(&["plugins", "rounderr"]).exits(2).says("rounder");
 }
 

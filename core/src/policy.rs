@@ -2,7 +2,9 @@
 
 use crate::Result;
 
-pub use taq_policy::{LayerColumns, LayerPlan, PolicyPlan, PolicyRequest, ScaleSource, Sensitivity, Timestep};
+pub use taq_policy::{
+    LayerColumns, LayerPlan, PolicyPlan, PolicyRequest, ScaleSource, Sensitivity, Timestep,
+};
 
 /// A pure function from what was measured to a plan.
 ///

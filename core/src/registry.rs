@@ -202,7 +202,12 @@ impl Registry {
         }
         let known: Vec<String> =
             self.iter().filter(|(k, _)| *k == kind).map(|(_, p)| p.name.to_owned()).collect();
-        Err(Error::UnknownPlugin { kind: kind.name(), name: name.to_owned(), near: near(name, &known), known })
+        Err(Error::UnknownPlugin {
+            kind: kind.name(),
+            name: name.to_owned(),
+            near: near(name, &known),
+            known,
+        })
     }
 
     /// Makes a model.

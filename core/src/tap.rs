@@ -4,7 +4,7 @@
 //! watch (observers, caches), replace the input or the weight (fake quantization), or do the multiplication
 //! itself (integer kernels). There is no other mechanism: no hooks, no patching, no hidden state.
 
-use mlx_rs::{Array, ops};
+use mlx_rs::Array;
 
 use crate::{LayerSpec, Result};
 
@@ -28,10 +28,7 @@ impl LinearCall<'_> {
 
     /// The product of another input or weight of the same shapes, with the layer's own bias.
     pub fn compute_with(&self, input: &Array, weight: &Array) -> Result<Array> {
-        Ok(match self.bias {
-            Some(bias) => ops::addmm(bias, input, weight.t(), None, None)?,
-            None => input.matmul(weight.t())?,
-        })
+        Ok(mlx_host::linear(input, weight, self.bias)?)
     }
 }
 

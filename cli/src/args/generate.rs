@@ -50,7 +50,13 @@ pub(crate) struct GenerateArgs {
     noise: Option<PathBuf>,
 
     /// What to run besides full precision [default: what the run folder has the files for]
-    #[arg(long, value_enum, value_name = "VARIANTS", value_delimiter = ',', conflicts_with = "full_precision")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "VARIANTS",
+        value_delimiter = ',',
+        conflicts_with = "full_precision"
+    )]
     variants: Option<Vec<VariantChoice>>,
 
     /// Run the unquantized model only

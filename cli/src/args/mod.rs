@@ -42,7 +42,6 @@ pub(crate) use session::SessionArgs;
                   taq plugins show adaround              and its settings\n  \
                   taq doctor                             is this machine set up well?\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong input, 70 a defect of taq, 130 stopped by Ctrl-C.",
-    after_long_help = None,
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true
@@ -80,26 +79,17 @@ pub(crate) enum DeviceChoice {
     Gpu,
 }
 
-/// The subcommands, in the order of a pipeline.
+/// The subcommands, in the order of a pipeline. Their help stands with their flags.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Execute the stages of a pipeline manifest
     Run(RunArgs),
-    /// Stage 1: record full-precision trajectories of the sampler
     Calibrate(CalibrateArgs),
-    /// Stage 2: gather statistics of every layer's input at every timestep
     Observe(ObserveArgs),
-    /// Stage 3: let a policy decide how many bits each layer gets, and when
     Decide(DecideArgs),
-    /// Stage 4: choose the integers of the weights, block by block
     Round(RoundArgs),
-    /// Stage 5: generate images with the quantized model and measure them
     Generate(GenerateArgs),
-    /// List the plugins of this program, or describe one
     Plugins(PluginsArgs),
-    /// Print or write the JSON schemas of all documents
     Schema(SchemaArgs),
-    /// Check this machine and this build
     Doctor(DoctorArgs),
 }
 

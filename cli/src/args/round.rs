@@ -104,7 +104,8 @@ fn set(
     if !known.is_some_and(|k| k.contains_key(name)) {
         let owner = format!("{flag}: rounder `{}`", rounder.name);
         let known: Vec<&str> = known.into_iter().flat_map(|k| k.keys().map(String::as_str)).collect();
-        let has = if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
+        let has =
+            if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
         return Err(Error::settings(owner, format!("there is no setting `{name}`; {has}")));
     }
     rounder.settings.insert(name.to_owned(), value.into());

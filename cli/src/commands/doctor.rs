@@ -103,7 +103,7 @@ fn examine(host: &Host, quick: bool) -> Result<Findings> {
     let model = if quick { None } else { Some(model(&host.registry, &mut warnings)) };
     Ok(Findings {
         version: env!("CARGO_PKG_VERSION"),
-        device: device.to_string(),
+        device: format!("{} {}", if on_cpu { "cpu" } else { "gpu" }, device.get_index()?),
         mlx,
         cpu: cpu(),
         memory,

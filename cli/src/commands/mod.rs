@@ -48,9 +48,10 @@ fn choose_device(device: DeviceChoice) -> Result<(), Error> {
         DeviceChoice::Cpu => Device::set_default(&Device::new(DeviceType::Cpu, 0)),
         DeviceChoice::Gpu if mlx_sys::build_info::BACKEND == "cpu" => {
             return Err(Error::Unsupported {
-                what: "--device gpu: this build of taq has MLX for the CPU only; build it with TAQ_MLX=cuda12, \
+                what:
+                    "--device gpu: this build of taq has MLX for the CPU only; build it with TAQ_MLX=cuda12, \
                        cuda13 or metal, or leave --device away"
-                    .into(),
+                        .into(),
             });
         }
         DeviceChoice::Gpu => Device::set_default(&Device::new(DeviceType::Gpu, 0)),

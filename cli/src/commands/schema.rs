@@ -25,7 +25,11 @@ pub(crate) fn schema(args: &SchemaArgs) -> Result<(), Failure> {
             write(folder, name, schema)?;
         }
         let count = chosen.len();
-        return print(&format!("{count} schema{} in {}\n", if count == 1 { "" } else { "s" }, folder.display()));
+        return print(&format!(
+            "{count} schema{} in {}\n",
+            if count == 1 { "" } else { "s" },
+            folder.display()
+        ));
     }
     match (&args.name, chosen.as_slice()) {
         (Some(_), [(_, schema)]) => print_json(schema),
@@ -36,12 +40,16 @@ pub(crate) fn schema(args: &SchemaArgs) -> Result<(), Failure> {
 fn write(folder: &Path, name: &str, schema: &taq_core::schemars::Schema) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let path = folder.join(format!("{name}.schema.json"));
-    let mut text = serde_json::to_string_pretty(schema).map_err(|e| Error::malformed("JSON schema", &path, e))?;
+    let mut text =
+        serde_json::to_string_pretty(schema).map_err(|e| Error::malformed("JSON schema", &path, e))?;
     text.push('\n');
     atomic_write_bytes(&path, text.as_bytes())
 }
 
 fn unknown(name: &str, known: &[String]) -> Error {
     let meant = near(name, known).first().map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
-    Error::settings("schema", format!("there is no document named `{name}`{meant} Known: {}", known.join(", ")))
+    Error::settings(
+        "schema",
+        format!("there is no document named `{name}`{meant} Known: {}", known.join(", ")),
+    )
 }

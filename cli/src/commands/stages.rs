@@ -90,8 +90,11 @@ fn scores(root: &Path) -> Result<String> {
     if report.variants.is_empty() {
         return Ok(String::new());
     }
-    let mut table =
-        Table::new(&["AGAINST FULL PRECISION", "IMAGES", "PSNR", "SSIM", "LATENT ERROR"]).right(1).right(2).right(3).right(4);
+    let mut table = Table::new(&["AGAINST FULL PRECISION", "IMAGES", "PSNR", "SSIM", "LATENT ERROR"])
+        .right(1)
+        .right(2)
+        .right(3)
+        .right(4);
     for v in &report.variants {
         let psnr = v.psnr.map_or_else(|| "equal".to_owned(), |p| format!("{p:.2} dB"));
         table.row([

@@ -57,7 +57,7 @@ impl Session {
         cx: Context,
         force: bool,
     ) -> Result<Self> {
-        mlx_rs::memory::set_cache_limit(CACHE_LIMIT_BYTES);
+        mlx_rs::memory::set_cache_limit(CACHE_LIMIT_BYTES)?;
         let model = registry.model(&model.name, &model.settings())?;
         let made = registry.sampler(&sampler.name, &sampler.settings(), &model.defaults())?;
         Ok(Self { registry, model, sampler: made, run, cx, force, sampler_choice: sampler.clone() })

@@ -24,10 +24,7 @@ impl Linear {
 
 /// `x Wᵀ + b`: `x` is `[…, in_features]`, `weight` `[out_features, in_features]`, `bias` `[out_features]`.
 pub(crate) fn linear(x: &Array, weight: &Array, bias: Option<&Array>) -> Result<Array> {
-    Ok(match bias {
-        Some(bias) => ops::addmm(bias, x, weight.t(), None, None)?,
-        None => x.matmul(weight.t())?,
-    })
+    Ok(mlx_host::linear(x, weight, bias)?)
 }
 
 /// GELU by its tanh approximation: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.

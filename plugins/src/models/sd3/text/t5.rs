@@ -162,7 +162,7 @@ impl Block {
         Self { norm1, q, k, v, o, norm2, wi_0, wi_1, wo }
     }
 
-    /// `x` is `[rows, tokens, d_model]`, `bias` `[1, heads, tokens, tokens]`.
+    /// `x` is `[rows, tokens, d_model]`, `bias` `[heads, tokens, tokens]`.
     fn forward(&self, x: &Array, bias: &Array, c: &T5Config) -> Result<Array> {
         let h = rms_norm(x, &self.norm1, c.layer_norm_epsilon)?;
         let (q, k, v) = (linear(&h, &self.q, None)?, linear(&h, &self.k, None)?, linear(&h, &self.v, None)?);
@@ -252,7 +252,7 @@ impl T5Encoder {
         Ok(all)
     }
 
-    /// `[1, heads, length, length]`: what is added to the score of each pair of positions.
+    /// `[heads, length, length]`: what is added to the score of each pair of positions.
     fn position_bias(&self, loader: &Loader<'_>, length: usize) -> Result<Array> {
         let c = &self.config;
         let table = loader.tensor(RELATIVE_BIAS, &[c.relative_attention_num_buckets, c.num_heads]);
@@ -264,7 +264,7 @@ impl T5Encoder {
             })
             .collect();
         let bias = table.take_axis(Array::from_slice(&buckets, &[length, length]), 0)?;
-        Ok(bias.transpose_axes(&[2, 0, 1])?.expand_dims(0)?)
+        Ok(bias.transpose_axes(&[2, 0, 1])?)
     }
 }
 

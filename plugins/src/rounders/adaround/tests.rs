@@ -1,0 +1,258 @@
+//! AdaRound as a whole.
+
+use std::sync::{Arc, Mutex};
+
+use mlx_rs::Array;
+use taq_core::quant::{Clipping, Granularity, Grid};
+use taq_core::{
+    BlockJob, BlockSpec, Cancel, Context, Error, Progress, Reconstruction, Result, RoundedBlock,
+    RoundedLayer, Rounder,
+};
+
+use super::testing::{Planted, job};
+use super::{AdaRound, AdaRoundSettings, BetaSchedule, dequantize};
+use crate::rounders::{Nearest, NearestSettings};
+
+fn adaround(settings: AdaRoundSettings) -> AdaRound {
+    AdaRound::new(settings).unwrap()
+}
+
+fn held_out(planted: &Planted, block: &RoundedBlock) -> f32 {
+    planted.held_out_loss(&dequantize(&block.layers).unwrap()).unwrap()
+}
+
+/// Held-out error of adaround over that of nearest on the same grid.
+fn gain(planted: &Planted, grid: Grid, settings: AdaRoundSettings, seed: u64) -> f32 {
+    let layers = planted.layers(grid);
+    let job = job(planted, &layers);
+    let nearest = Nearest::new(NearestSettings { clipping: settings.clipping });
+    let nearest = nearest.round(&job, &Context::quiet(seed)).unwrap();
+    let learned = adaround(settings).round(&job, &Context::quiet(seed)).unwrap();
+    for (layer, job) in learned.layers.iter().zip(&layers) {
+        layer.validate(&job.spec).unwrap();
+    }
+    held_out(planted, &learned) / held_out(planted, &nearest)
+}
+
+fn grid(bits: u8, granularity: Granularity, symmetric: bool) -> Grid {
+    Grid::new(bits, granularity, symmetric).unwrap()
+}
+
+#[test]
+fn halves_the_error_of_nearest_on_rows_it_never_saw() {
+    for seed in 0..5 {
+        let planted = Planted::new(seed, 48, 32, 128);
+        for grid in [
+            grid(4, Granularity::Channel, true),
+            grid(3, Granularity::Group(16), true),
+            grid(4, Granularity::Tensor, false),
+        ] {
+            let gain =
+                gain(&planted, grid, AdaRoundSettings { iters: 500, lr: 0.04, ..Default::default() }, 1);
+            assert!(gain < 0.5, "{grid:?}, seed {seed}: {gain} of nearest's error");
+        }
+    }
+}
+
+#[test]
+fn layers_are_learned_jointly() {
+    // Two layers on one input: what one rounds up the other can round down.
+    let grid = grid(3, Granularity::Channel, true);
+    let settings = AdaRoundSettings { iters: 500, lr: 0.04, ..Default::default() };
+    for seed in 0..3 {
+        let together = Planted::with_layers(seed, 32, 16, 128, 2);
+        assert!(gain(&together, grid, settings, 1) < 0.35);
+    }
+}
+
+#[test]
+fn finds_the_best_of_all_roundings_of_a_tiny_layer() {
+    let mut ties = 0;
+    for seed in 0..8 {
+        let planted = Planted::new(seed, 10, 1, 64);
+        let layers = [planted.layer(grid(3, Granularity::Channel, true))];
+        let job = job(&planted, &layers);
+        let settings = AdaRoundSettings { batch_size: 64, clipping: Clipping::Absmax, ..Default::default() };
+        let learned = adaround(settings).round(&job, &Context::quiet(0)).unwrap();
+        let rows: Vec<usize> = (0..64).collect();
+        let error =
+            |layer: &RoundedLayer| planted.loss_and_grads(&[layer.dequantize().unwrap()], &rows).unwrap().0;
+        let ours = error(&learned.layers[0]);
+
+        let mut best = f32::INFINITY;
+        let mut candidate = learned.layers[0].clone();
+        for choice in 0..1 << 10 {
+            for (i, w) in planted.weight().iter().enumerate() {
+                let down = (w / candidate.scale[0]).floor() as i8;
+                candidate.weight_int[i] = (down + ((choice >> i) & 1) as i8).clamp(-4, 3);
+            }
+            best = best.min(error(&candidate));
+        }
+        assert!(ours < 1.5 * best, "seed {seed}: {ours}, best {best}");
+        ties += usize::from(ours <= best * 1.0001);
+    }
+    assert!(ties >= 5, "the optimum was found in only {ties} of 8 problems");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_integers() {
+    let planted = Planted::new(4, 24, 16, 96);
+    let layers = planted.layers(grid(3, Granularity::Channel, true));
+    let round = |seed| {
+        let settings = AdaRoundSettings { iters: 150, batch_size: 8, ..Default::default() };
+        adaround(settings).round(&job(&planted, &layers), &Context::quiet(seed)).unwrap()
+    };
+    let first = round(7);
+    assert_eq!(first, round(7));
+    assert_ne!(first.losses, round(8).losses);
+    assert_eq!(first.losses.len(), 2);
+}
+
+#[test]
+fn a_weight_on_the_grid_stays() {
+    let planted = Planted::new(2, 16, 8, 32);
+    let mut layers = planted.layers(grid(4, Granularity::Channel, true));
+    let rounder = adaround(AdaRoundSettings { iters: 50, clipping: Clipping::Absmax, ..Default::default() });
+    let once = Nearest::default().round(&job(&planted, &layers), &Context::quiet(0)).unwrap();
+    layers[0].weight = once.layers[0].dequantize().unwrap();
+    // Its own outputs are the target now, so that nothing is left to gain.
+    let own = Planted::new(2, 16, 8, 32).with_weight(layers[0].weight.as_slice::<f32>());
+    let again = rounder.round(&job(&own, &layers), &Context::quiet(0)).unwrap();
+    assert_eq!(held_out(&own, &again), 0.0);
+}
+
+#[test]
+fn stops_when_asked() {
+    /// Cancels at the third report.
+    struct Impatient(Cancel, Mutex<Vec<String>>);
+    impl Progress for Impatient {
+        fn begin(&self, _: &str, _: u64) {
+            unreachable!("the stage begins");
+        }
+        fn advance(&self, units: u64, note: &str) {
+            assert_eq!(units, 0);
+            let mut notes = self.1.lock().unwrap();
+            notes.push(note.to_owned());
+            if notes.len() == 3 {
+                self.0.cancel();
+            }
+        }
+        fn end(&self) {
+            unreachable!("the stage ends");
+        }
+    }
+    let planted = Planted::new(4, 12, 6, 32);
+    let layers = planted.layers(grid(4, Granularity::Channel, true));
+    let cancel = Cancel::default();
+    let progress = Arc::new(Impatient(cancel.clone(), Mutex::default()));
+    let cx = Context { seed: 0, progress: progress.clone(), cancel };
+    let result = adaround(AdaRoundSettings::default()).round(&job(&planted, &layers), &cx);
+    assert!(matches!(result, Err(Error::Cancelled)));
+    let notes = progress.1.lock().unwrap();
+    assert_eq!(notes.len(), 3);
+    assert!(notes[0].starts_with("loss ") && notes[0].ends_with("% decided"), "{}", notes[0]);
+}
+
+/// A reconstruction that answers with what it was given.
+struct Broken {
+    rows: usize,
+    loss: f32,
+    gradients: Vec<Array>,
+}
+
+impl Reconstruction for Broken {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn loss_and_grads(&self, _: &[Array], _: &[usize]) -> Result<(f32, Vec<Array>)> {
+        Ok((self.loss, self.gradients.clone()))
+    }
+    fn held_out_loss(&self, _: &[Array]) -> Result<f32> {
+        Ok(self.loss)
+    }
+}
+
+#[test]
+fn what_is_broken_is_named() {
+    let planted = Planted::new(1, 4, 3, 8);
+    let mut layers = planted.layers(grid(4, Granularity::Channel, true));
+    let block = BlockSpec { id: "b".into(), layers: vec![] };
+    let message = |layers: &[_], rows, loss, gradients| {
+        let reconstruction = Broken { rows, loss, gradients };
+        let job = BlockJob { block: &block, layers, reconstruction: &reconstruction };
+        adaround(AdaRoundSettings::default()).round(&job, &Context::quiet(0)).unwrap_err().to_string()
+    };
+    let fine = || vec![Array::from_slice(&[0.1_f32; 12], &[3, 4])];
+    let nan = vec![Array::from_slice(&[f32::NAN; 12], &[3, 4])];
+    assert_eq!(
+        message(&layers, 0, 0.0, fine()),
+        "rounder `adaround`: block `b` has no calibration rows to learn from"
+    );
+    assert_eq!(
+        message(&layers, 8, f32::NAN, fine()),
+        "reconstruction error of block `b` holds NaN or infinite values"
+    );
+    assert_eq!(message(&layers, 8, 1.0, nan), "gradient of layer `planted.0` holds NaN or infinite values");
+    assert_eq!(
+        message(&layers, 8, 1.0, vec![]),
+        "gradients of block `b`: expected shape one array per layer, 1, found [0]"
+    );
+    assert_eq!(
+        message(&layers, 8, 1.0, vec![Array::from_slice(&[0.1_f32; 12], &[4, 3])]),
+        "gradient of layer `planted.0`: expected shape [3, 4], found [4, 3]"
+    );
+    layers[0].weight = Array::from_slice(&[f32::INFINITY; 12], &[3, 4]);
+    assert_eq!(message(&layers, 8, 1.0, fine()), "weight of layer `planted.0` holds NaN or infinite values");
+}
+
+#[test]
+fn never_worse_than_nearest() {
+    /// Learns from a problem and is judged by the distance from its nearest rounding.
+    struct Misled<'a>(&'a Planted, Planted);
+    impl Reconstruction for Misled<'_> {
+        fn rows(&self) -> usize {
+            self.0.rows()
+        }
+        fn loss_and_grads(&self, weights: &[Array], rows: &[usize]) -> Result<(f32, Vec<Array>)> {
+            self.0.loss_and_grads(weights, rows)
+        }
+        fn held_out_loss(&self, weights: &[Array]) -> Result<f32> {
+            self.1.held_out_loss(weights)
+        }
+    }
+    let problem = || Planted::new(1, 24, 12, 16);
+    let planted = problem();
+    let layers = planted.layers(grid(3, Granularity::Channel, true));
+    let settings = AdaRoundSettings { iters: 300, ..Default::default() };
+    let nearest = Nearest::new(NearestSettings { clipping: settings.clipping });
+    let nearest = nearest.round(&job(&planted, &layers), &Context::quiet(0)).unwrap();
+    let misled = Misled(&planted, problem().with_weight(&nearest.layers[0].values()));
+    let job = BlockJob { reconstruction: &misled, ..job(&planted, &layers) };
+    let rounded = adaround(settings).round(&job, &Context::quiet(0)).unwrap();
+    assert_eq!(rounded.layers, nearest.layers);
+    assert!(!rounded.losses.is_empty());
+}
+
+#[test]
+fn settings_have_ranges_and_no_unknown_names() {
+    let parse = |text: &str| serde_json::from_str::<AdaRoundSettings>(text);
+    assert_eq!(parse("{}").unwrap(), AdaRoundSettings::default());
+    let settings =
+        parse(r#"{"iters": 5, "clipping": "absmax", "schedule": "cosine", "beta": [10, 3]}"#).unwrap();
+    assert_eq!((settings.iters, settings.schedule), (5, BetaSchedule::Cosine));
+    assert_eq!((settings.clipping, settings.beta), (Clipping::Absmax, [10.0, 3.0]));
+    assert!(parse(r#"{"iter": 5}"#).is_err());
+    let message = |settings| AdaRound::new(settings).unwrap_err().to_string();
+    let default = AdaRoundSettings::default();
+    let head = "rounder `adaround`: ";
+    assert_eq!(
+        message(AdaRoundSettings { iters: 0, ..default }),
+        format!("{head}iters = 0, expected 1 or more")
+    );
+    assert!(message(AdaRoundSettings { batch_size: 0, ..default }).contains("batch_size = 0"));
+    assert!(message(AdaRoundSettings { lr: 0.0, ..default }).contains("lr = 0"));
+    assert!(message(AdaRoundSettings { lr: f32::NAN, ..default }).contains("lr = NaN"));
+    assert!(message(AdaRoundSettings { lambda: -1.0, ..default }).contains("lambda = -1"));
+    assert!(message(AdaRoundSettings { beta: [20.0, 0.5], ..default }).contains("beta = [20.0, 0.5]"));
+    assert!(message(AdaRoundSettings { warm_up: 1.0, ..default }).contains("warm_up = 1"));
+}
