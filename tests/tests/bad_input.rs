@@ -51,7 +51,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &target) } else { drop(fs::copy(entry.path(), &target).unwrap()) }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            drop(fs::copy(entry.path(), &target).unwrap())
+        }
     }
 }
 
@@ -80,7 +84,10 @@ fn missing_weights() {
 fn truncated_weights() {
     let folder = folder();
     let model = model_with(&folder, |bytes| Some(bytes[..bytes.len() / 2].to_vec()));
-    refused(&calibrate(&model, &path(&folder, "run")), &["diffusion_pytorch_model.safetensors", "is not a valid"]);
+    refused(
+        &calibrate(&model, &path(&folder, "run")),
+        &["diffusion_pytorch_model.safetensors", "is not a valid"],
+    );
 }
 
 #[test]
@@ -96,7 +103,10 @@ fn a_wrong_key_is_both_missing_and_unexpected() {
 fn a_wrong_shape() {
     let folder = folder();
     let model = model_with(&folder, |bytes| Some(rename_in_header(bytes, "[768,192]", "[192,768]")));
-    refused(&calibrate(&model, &path(&folder, "run")), &["wrong shape", "expected [768, 192], found [192, 768]"]);
+    refused(
+        &calibrate(&model, &path(&folder, "run")),
+        &["wrong shape", "expected [768, 192], found [192, 768]"],
+    );
 }
 
 #[test]
@@ -124,7 +134,10 @@ fn empty_and_broken_prompt_files() {
     let empty = write(&folder, "empty.txt", "\n\n");
     refused(&["calibrate", "--prompts", &empty, "--calib-dir", &output], &["empty.txt", "it has no prompt"]);
     let broken = write(&folder, "broken.csv", b"prompt\ncat \xff\xfe\n");
-    refused(&["calibrate", "--prompts", &broken, "--calib-dir", &output], &["broken.csv", "line 2 is not UTF-8"]);
+    refused(
+        &["calibrate", "--prompts", &broken, "--calib-dir", &output],
+        &["broken.csv", "line 2 is not UTF-8"],
+    );
     refused(&["calibrate", "--prompts", "gone.txt", "--calib-dir", &output], &["cannot read", "gone.txt"]);
 }
 

@@ -78,8 +78,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, seed: &str| {
         let run = folder.path().join(name);
-        let arguments =
-            ["calibrate", "--num-images", "2", "--num-steps", "3", "--seed", seed, "--calib-dir"];
+        let arguments = ["calibrate", "--num-images", "2", "--num-steps", "3", "--seed", seed, "--calib-dir"];
         succeed(HOST, &[&arguments[..], &[run.to_str().unwrap()]].concat());
         run
     };

@@ -3,9 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use taq_core::{
-    BitPolicy, Error, LayerPlan, PolicyPlan, PolicyRequest, Result, ScaleSource, register,
-};
+use taq_core::{BitPolicy, Error, LayerPlan, PolicyPlan, PolicyRequest, Result, ScaleSource, register};
 
 /// Settings of `a8`.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
