@@ -167,7 +167,10 @@ fn stages_name_what_they_need() {
     let folder = folder();
     let run = path(&folder, "run");
     refused(&["observe", "--run", &run], &["observe needs calibration samples", "taq calibrate"]);
-    refused(&["decide", "--run", &run], &["decide needs statistics", "taq observe"]);
+    refused(&["decide", "--run", &run], &["decide needs statistics", "taq calibrate"]);
+    succeed(HOST, &["calibrate", "--num-images", "1", "--num-steps", "1", "--calib-dir", &run]);
+    refused(&["decide", "--run", &run], &["decide needs", "taq observe"]);
+    refused(&["round", "--run", &run], &["round needs", "taq decide"]);
 }
 
 #[test]

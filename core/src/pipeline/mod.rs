@@ -30,3 +30,4 @@ pub use round::{BlockMetrics, WeightsConfig, round};
 pub use run::{STAGES, run};
 pub use samples::{ImageRecord, RunManifest, Sample, SampleSet};
 pub use session::{Encoded, Outcome, Session};
+pub use trajectory::Trajectory;

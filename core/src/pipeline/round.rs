@@ -22,7 +22,7 @@ use crate::artifacts::{
 use crate::manifest::RoundSettings;
 use crate::noise::Rng;
 use crate::plan::QuantConfig;
-use crate::quant::{Grid, nearest};
+use crate::quant::{Grid, nearest_with};
 use crate::registry::Kind;
 use crate::{
     BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedBlock,
@@ -37,7 +37,8 @@ pub struct BlockMetrics {
     pub block_name: BlockId,
     /// Exact ids of its quantized layers, with their grids; arrays carry the id with dots as underscores.
     pub layers: BTreeMap<LayerId, Grid>,
-    /// Mean squared error of the block's outputs on held-out rows, every weight rounded to nearest.
+    /// Mean squared error of the block's outputs on held-out rows, every weight rounded to nearest on the grid that
+    /// was chosen: the same bits, scales and zero points.
     pub nearest_loss: f32,
     /// The same with the weights that were chosen.
     pub final_loss: f32,
@@ -93,8 +94,8 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             ("seed", json!(session.cx.seed)),
         ]);
         let state = run.begin_stage("round", &parts, &[run.quantized_weights()], session.force)?;
-        let summary =
-            format!("{} blocks by {}", chosen.iter().filter(|c| **c).count(), settings.rounder.name);
+        let count = chosen.iter().filter(|c| **c).count();
+        let summary = format!("{count} blocks by {}", settings.rounder.name);
         if state == StageState::Complete && run.weights_config().exists() {
             return Ok((summary, true));
         }
@@ -119,7 +120,8 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                     learn: rows.learn,
                 };
                 let job = BlockJob { block, layers: &layers, reconstruction: &reconstruction };
-                metrics.push(round_block(session, settings, &*rounder, &job)?);
+                let at = format!("{} ({} of {})", block.id, metrics.len() + 1, count);
+                metrics.push(round_block(session, settings, &*rounder, &job, &at)?);
                 weights = load_block(run, metrics.last().map(|m: &BlockMetrics| (block, m)).into_iter())?;
             }
             quantized = quantized.forward(&*session.model, index, Some((&plan, &weights)))?;
@@ -190,21 +192,22 @@ fn layer_jobs(
     block.layers.iter().map(job).collect()
 }
 
-/// Rounds a block, or takes it from the run folder if it is done.
+/// Rounds a block, or takes it from the run folder if it is done; `name` is for people.
 fn round_block(
     session: &Session,
     settings: &RoundSettings,
     rounder: &dyn crate::Rounder,
     job: &BlockJob<'_>,
+    name: &str,
 ) -> Result<BlockMetrics> {
     let record = session.run.block_record(&job.block.id);
     let progress = &session.cx.progress;
     if record.exists() {
-        progress.begin(&format!("round {} (done before)", job.block.id), 1);
+        progress.begin(&format!("round {name}, done before"), 1);
         progress.end();
         return read_json(&record, "block record");
     }
-    progress.begin(&format!("round {}", job.block.id), rounder.iterations());
+    progress.begin(&format!("round {name}"), rounder.iterations());
     let start = Instant::now();
     // Blocks must not share a random stream, and a resumed block must have the stream it would have had.
     let context = Context { seed: derived_seed(session.cx.seed, &job.block.id), ..session.cx.clone() };
@@ -212,7 +215,10 @@ fn round_block(
     check(settings, job, &rounded)?;
     let dequantize =
         |layers: &[RoundedLayer]| layers.iter().map(RoundedLayer::dequantize).collect::<Result<Vec<Array>>>();
-    let baseline = job.layers.iter().map(|l| nearest(&l.weight, &l.grid)).collect::<Result<Vec<_>>>()?;
+    let nearest = |(layer, rounded): (&LayerJob, &RoundedLayer)| {
+        nearest_with(&layer.weight, &rounded.grid, rounded.params()?)
+    };
+    let baseline = job.layers.iter().zip(&rounded.layers).map(nearest).collect::<Result<Vec<_>>>()?;
     let metrics = BlockMetrics {
         block_name: job.block.id.clone(),
         layers: job.layers.iter().zip(&rounded.layers).map(|(l, r)| (l.spec.id.clone(), r.grid)).collect(),

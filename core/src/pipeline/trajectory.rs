@@ -6,10 +6,14 @@ use super::Guidance;
 use crate::{Conditioning, Context, Model, Result, Sampler, Schedule, Tap};
 
 /// A batch on its way through the schedule.
-pub(super) struct Trajectory<'a> {
+pub struct Trajectory<'a> {
+    /// What predicts the velocity.
     pub model: &'a dyn Model,
+    /// What takes the steps.
     pub sampler: &'a dyn Sampler,
+    /// Where the steps are.
     pub schedule: &'a Schedule,
+    /// How strongly the prompts pull.
     pub guidance: Guidance,
     /// Rows as [`Guidance::conditioning`] makes them.
     pub conditioning: &'a Conditioning,

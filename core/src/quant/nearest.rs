@@ -20,7 +20,7 @@ use crate::{Error, Result, RoundedLayer};
 /// let rounded = nearest(&weight, &Grid::new(4, Granularity::Channel, true)?)?;
 /// assert_eq!(rounded.weight_int, [7, -2, 7, 1]);
 /// assert_eq!(rounded.scale, [0.7 / 7.0, 0.34 / 7.0]);
-/// # taq_core::Result::Ok(())
+/// # Ok::<(), taq_core::Error>(())
 /// ```
 pub fn nearest(weight: &Array, grid: &Grid) -> Result<RoundedLayer> {
     let (values, shape) = to_matrix("weight", weight)?;

@@ -21,7 +21,7 @@ pub fn packed_len(count: usize, bits: u8) -> usize {
 /// let bytes = pack(&[1, -8, 7], 4)?;
 /// assert_eq!(bytes, [0x81, 0x07]);
 /// assert_eq!(unpack(&bytes, 4, 3)?, [1, -8, 7]);
-/// # taq_core::Result::Ok(())
+/// # Ok::<(), taq_core::Error>(())
 /// ```
 pub fn pack(integers: &[i8], bits: u8) -> Result<Vec<u8>> {
     let grid = Grid::new(bits, Granularity::Tensor, true)?;

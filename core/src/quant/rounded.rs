@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use rayon::prelude::*;
 
+use super::GridParams;
 use crate::{Error, LayerSpec, Result, RoundedLayer};
 
 impl RoundedLayer {
@@ -28,6 +29,15 @@ impl RoundedLayer {
     pub fn dequantize(&self) -> Result<Array> {
         self.check("rounded weight")?;
         Ok(Array::from_slice(&self.values(), &self.shape.map(|n| n as i32)))
+    }
+
+    /// The step sizes and zero points alone.
+    pub fn params(&self) -> Result<GridParams> {
+        Ok(GridParams {
+            scale: self.scale.clone(),
+            zero_point: self.zero_point.clone(),
+            groups_per_row: self.grid.layout(self.shape)?.groups_per_row,
+        })
     }
 
     /// Whether these integers can be the layer's weight: its shape, as many numbers as the grid asks for,

@@ -136,10 +136,12 @@ impl AdaRound {
             if at % LOSS_STRIDE == 0 {
                 losses.push(loss);
             }
-            if at % REPORT_STRIDE == 0 {
+            let done = at + 1;
+            if done % REPORT_STRIDE == 0 || done == settings.iters {
                 let (decided, free) = decided(learners);
                 let share = 100.0 * decided as f64 / free.max(1) as f64;
-                cx.progress.advance(0, &format!("loss {loss:.3e}, {share:.0} % decided"));
+                let since = (done - 1) % REPORT_STRIDE + 1;
+                cx.progress.advance(since as u64, &format!("loss {loss:.3e}, {share:.0} % decided"));
             }
         }
         Ok(losses)
@@ -150,8 +152,7 @@ impl Rounder for AdaRound {
     /// Learns, rounds hard, and compares with rounding to nearest on the same grid: if that has the smaller error on
     /// the held-out rows, it is returned instead and a warning tells so.
     ///
-    /// Progress is noted without counting units: the caller counts blocks. Fails with [`Error::NotFinite`] if a
-    /// weight, the error or its gradient is NaN or infinite.
+    /// Fails with [`Error::NotFinite`] if a weight, the error or its gradient is NaN or infinite.
     fn round(&self, job: &BlockJob<'_>, cx: &Context) -> Result<RoundedBlock> {
         cx.check()?;
         if job.reconstruction.rows() == 0 {
@@ -180,6 +181,10 @@ impl Rounder for AdaRound {
             });
         }
         Ok(RoundedBlock { layers: learned, losses })
+    }
+
+    fn iterations(&self) -> u64 {
+        self.settings.iters as u64
     }
 }
 

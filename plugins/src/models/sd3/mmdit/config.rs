@@ -90,6 +90,7 @@ impl MmditConfig {
     }
 
     /// Stable Diffusion 3.5 Medium: query and key normalization, a second attention in the first 13 blocks.
+    #[cfg(test)]
     pub(crate) fn sd3_5_medium() -> Self {
         Self {
             pos_embed_max_size: 384,
@@ -100,6 +101,7 @@ impl MmditConfig {
     }
 
     /// Stable Diffusion 3.5 Large: 38 blocks of width 2432, query and key normalization.
+    #[cfg(test)]
     pub(crate) fn sd3_5_large() -> Self {
         Self {
             num_layers: 38,

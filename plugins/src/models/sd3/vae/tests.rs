@@ -143,22 +143,3 @@ fn bad_configurations_are_named() {
         assert!(error.contains(expected), "{error}");
     }
 }
-
-/// Not a test of correctness: prints what decoding costs. `cargo test --release -p taq-plugins decoding_speed --
-/// --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn decoding_speed() {
-    let vae = vae(None);
-    let latent = mlx_rs::random::normal::<f32>(&[8, 16, 16, 16], None, None, None).unwrap();
-    latent.eval().unwrap();
-    let mut times: Vec<f64> = (0..20)
-        .map(|_| {
-            let start = std::time::Instant::now();
-            vae.decode(&latent).unwrap().eval().unwrap();
-            start.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    println!("decoding 8 images of 64×64: median {:.1} ms, best {:.1} ms", times[10], times[0]);
-}

@@ -17,7 +17,7 @@ use super::store::{RawTensor, Weights};
 /// reports all of them together with the tensors that nobody asked for. A model is usable only after `finish`.
 ///
 /// ```text
-/// let loader = Loader::new(&weights);
+/// let loader = Loader::with_layout(&weights, layout);
 /// let block = loader.scope("transformer_blocks.0");
 /// let w = block.tensor("attn.to_q.weight", &[width, width]);
 /// loader.finish()?;
@@ -41,6 +41,7 @@ struct Shared<'w> {
 
 impl<'w> Loader<'w> {
     /// For a file that uses the model's own names.
+    #[cfg(test)]
     pub(crate) fn new(weights: &'w Weights) -> Self {
         Self::with_layout(weights, Layout::default())
     }
