@@ -166,7 +166,7 @@ pub struct Registry {
 impl Registry {
     /// The plugins linked into this program. Two of one kind and name are an error.
     pub fn linked() -> Result<Self> {
-        Self::new(inventory::iter::<Plugin>.into_iter())
+        Self::new(inventory::iter::<Plugin>)
     }
 
     /// The given plugins.

@@ -253,21 +253,22 @@ mod tests {
     #[test]
     fn a_refused_plan_names_layer_and_field() {
         let start = "the plan of policy `p` is not usable: ";
-        let cases: [(&dyn Fn(&mut LayerPlan), &str); 5] = [
-            (&|l| l.id = "mm9".into(), "expected layer mm0.img.attn.q_proj in this place, found mm9"),
+        type Change = fn(&mut LayerPlan);
+        let cases: [(Change, &str); 5] = [
+            (|l| l.id = "mm9".into(), "expected layer mm0.img.attn.q_proj in this place, found mm9"),
             (
-                &|l| l.weight_bits = 9,
+                |l| l.weight_bits = 9,
                 "mm0.img.attn.q_proj: weight_bits is 9, allowed are [2, 3, 4, 5, 6, 7, 8]",
             ),
             (
-                &|l| l.activation_bits.clear(),
+                |l| l.activation_bits.clear(),
                 "mm0.img.attn.q_proj: activation_bits has 0 entries for 1 timesteps",
             ),
             (
-                &|l| l.activation_bits = vec![1],
+                |l| l.activation_bits = vec![1],
                 "mm0.img.attn.q_proj: activation_bits has 1, allowed are [2, 3, 4, 5, 6, 7, 8]",
             ),
-            (&|l| l.shift = true, "mm0.img.attn.q_proj: shift is for post-GELU layers"),
+            (|l| l.shift = true, "mm0.img.attn.q_proj: shift is for post-GELU layers"),
         ];
         for (change, message) in cases {
             assert_eq!(refusal(change), format!("{start}{message}"));

@@ -72,7 +72,7 @@ impl ActivationPlan {
         let shift = match &grids.shift {
             Some(shift) => {
                 let rows: Vec<i32> = steps.iter().map(|&s| s as i32).collect();
-                Some(shift.take_axis(&Array::from_slice(&rows, &[rows.len() as i32]), 0)?)
+                Some(shift.take_axis(Array::from_slice(&rows, &[rows.len() as i32]), 0)?)
             }
             None => None,
         };

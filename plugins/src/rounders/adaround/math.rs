@@ -30,7 +30,7 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let power_of_two = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     (p * r * r + r + 1.0) * power_of_two
 }
@@ -50,7 +50,7 @@ fn ln(x: f32) -> f32 {
     p = p * f - 1.666_805_8e-1;
     p = p * f + 2.000_071_5e-1;
     p = p * f - 2.499_999_4e-1;
-    p = p * f + 3.333_333_1e-1;
+    p = p * f + 3.333_333e-1;
     let f2 = f * f;
     f + (p * f * f2 - 0.5 * f2 - n * 2.121_944_4e-4) + n * 0.693_359_4
 }

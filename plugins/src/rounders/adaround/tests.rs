@@ -94,7 +94,7 @@ fn comes_closer_than_nearest_to_the_best_of_all_roundings() {
     }
     let mean = |sum: f32| (sum / problems as f32).exp();
     let (ours, nearests) = (mean(ours), mean(nearests));
-    assert!(ours >= 1.0 && ours < 1.8, "{ours} times the best rounding's error");
+    assert!((1.0..1.8).contains(&ours), "{ours} times the best rounding's error");
     assert!(ours < 0.6 * nearests, "{ours} times the best rounding's error, nearest {nearests} times");
 }
 

@@ -40,7 +40,7 @@ pub fn group_norm_silu(
         && weight.shape() == [channels]
         && bias.shape() == [channels]
         && groups > 0
-        && channels as usize % groups == 0;
+        && (channels as usize).is_multiple_of(groups);
     host::require(fits, || {
         format!(
             "group_norm_silu takes x [B, .., C], weight and bias [C], not {:?}, {:?} and {:?} with {groups} groups",

@@ -110,7 +110,7 @@ impl ClipConfig {
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..1 << 24).contains(size)) {
             return malformed(format!("`{name}` is {size}"));
         }
-        if self.hidden_size % self.num_attention_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let (width, heads) = (self.hidden_size, self.num_attention_heads);
             return malformed(format!("{heads} heads do not divide `hidden_size` {width}"));
         }

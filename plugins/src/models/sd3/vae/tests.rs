@@ -90,7 +90,7 @@ fn many_images_are_computed_in_parts() {
     let vae = vae(Some(&repository("tests/golden/tiny-sd3")));
     let two = golden("tiny-sd3/golden.safetensors", "latent_nchw");
     // 34 images of 128×128: three parts.
-    let many = ops::concatenate(&vec![&two; 17], 0).unwrap();
+    let many = ops::concatenate(&[&two; 17], 0).unwrap();
     let found = vae.decode(&many).unwrap().split_equal(17, 0).unwrap();
     let expected = vae.decode(&two).unwrap();
     for part in [0, 8, 16] {
