@@ -15,7 +15,7 @@ use super::{SessionArgs, parse, session};
                   activations/quant_config.json. Needs `taq observe`.",
     after_help = "Examples:\n  \
                   taq decide --run runs/a                  the default policy\n  \
-                  taq decide --run runs/a --policy multitier\n  \
+                  taq decide --run runs/a --policy-config '{\"bits_a\": 6}'\n  \
                   taq plugins policy                       the policies of this program"
 )]
 pub(crate) struct DecideArgs {

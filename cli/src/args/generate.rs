@@ -12,7 +12,7 @@ use super::{SessionArgs, parse};
 #[command(
     about = "Stage 5: generate images with the quantized model and measure them",
     long_about = "Stage 5: generates images with full precision and with the quantized model at the same seeds, and \
-                  measures the difference: generated/, report.json, report.html. What is quantized comes from \
+                  measures the difference: generated/, report.json. What is quantized comes from \
                   `taq decide` and `taq round`; with --full-precision nothing is needed.",
     after_help = "Examples:\n  \
                   taq generate --run runs/a --prompt 'red heart' --prompt 'cat face'\n  \

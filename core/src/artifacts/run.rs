@@ -197,11 +197,6 @@ impl RunFolder {
         self.root.join("report.json")
     }
 
-    /// The report for people.
-    pub fn report_html(&self) -> PathBuf {
-        self.root.join("report.html")
-    }
-
     /// What a stage depended on, and whether it is done.
     pub fn stage(&self, stage: &str) -> PathBuf {
         self.root.join("stages").join(format!("{stage}.json"))
@@ -234,7 +229,6 @@ mod tests {
         assert_eq!(relative(run.block_weights(&"mm3".into())), "quantized_weights/weights/mm3.npz");
         assert_eq!(relative(run.block_weights(&"../x".into())), "quantized_weights/weights/.._x.npz");
         assert_eq!(relative(run.report_json()), "report.json");
-        assert_eq!(relative(run.report_html()), "report.html");
         assert_eq!(relative(run.stage("calibrate")), "stages/calibrate.json");
     }
 

@@ -180,7 +180,9 @@ fn new_manifest(session: &Session, job: &Job) -> RunManifest {
 }
 
 fn trajectories(session: &Session, job: &Job, encoded: &Encoded, manifest: &mut RunManifest) -> Result<()> {
-    let done = manifest.n_completed.min(job.images);
+    // Where more images were asked for, the last batch may have been a short one; it is done again, so that the
+    // bytes do not depend on how often `calibrate` was called.
+    let done = manifest.n_completed.min(job.images) / job.batch_size * job.batch_size;
     session.cx.progress.begin("calibrate", job.images as u64);
     session.cx.progress.advance(done as u64, "");
     let mut first = done;

@@ -128,6 +128,12 @@ fn noise_from(
     Ok(noise.try_index(..images as i32)?.transpose_axes(&[0, 2, 3, 1])?)
 }
 
+/// Hash of a file's contents.
+fn digest(path: &std::path::Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
 /// Final latents and images of one variant.
 struct Generated {
     latents: Array,
@@ -148,7 +154,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
             ("plan", session.stage_identity("decide")?),
             ("weights", session.stage_identity("round")?),
             ("prompts", json!(job.prompts)),
-            ("noise", json!(settings.noise)),
+            ("noise", json!(settings.noise.as_deref().map(digest).transpose()?)),
             ("num_steps", json!(job.schedule.steps())),
             ("cfg_weight", json!(job.cfg_weight)),
             ("latent", json!(&job.noise.shape()[1..])),
@@ -275,18 +281,18 @@ fn write_report(
     all: &[Generated],
 ) -> Result<()> {
     let run = &session.run;
+    let weights: Option<WeightsConfig> =
+        if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
     let sheet_path = run.generated().join("comparison.png");
     let layout = SheetLayout {
         columns: job.prompts.clone(),
-        rows: job.variants.iter().map(|v| v.name().to_owned()).collect(),
+        rows: job.variants.iter().map(|v| row_label(*v, weights.as_ref())).collect(),
         enlarge: 0,
     };
     let rows: Vec<Vec<Image>> = all.iter().map(|g| g.images.clone()).collect();
     image::sheet(&rows, &layout)?.write_png(&sheet_path, &[])?;
     let reference = &all[0];
     let variants = job.variants.iter().zip(all).skip(1);
-    let weights: Option<WeightsConfig> =
-        if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
     let report = Report {
         format: Report::FORMAT.to_owned(),
         model: session.model.spec().name.clone(),
@@ -302,6 +308,16 @@ fn write_report(
         comparison: run.relative(&sheet_path),
     };
     write_json(&run.report_json(), &report)
+}
+
+/// The quantized row is named after the rounder.
+fn row_label(variant: Variant, weights: Option<&WeightsConfig>) -> String {
+    let rounder = weights.and_then(|w| w.rounder["name"].as_str());
+    match variant {
+        Variant::FullPrecision => "full precision".into(),
+        Variant::Quantized => rounder.unwrap_or(variant.name()).to_owned(),
+        Variant::Nearest => variant.name().to_owned(),
+    }
 }
 
 fn compare(
