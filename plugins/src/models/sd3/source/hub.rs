@@ -1,30 +1,31 @@
-//! Fetching a model from the Hugging Face Hub.
+//! Fetching a model from the Hugging Face Hub, through `hf-hub`.
 //!
-//! A small synchronous client of the Hub's documented HTTP interface. Files go to
-//! `models--{owner}--{name}/snapshots/{commit}/` of the cache that huggingface_hub uses, and what that library
-//! fetched before is found there. Environment variables are the same too: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`,
-//! `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
-//!
-//! Every wait has a limit, an interrupted transfer goes on where it stopped, and two processes that want one file
-//! take turns.
+//! hf-hub keeps the cache (shared with Python's huggingface_hub), locks files in work and goes on with what was
+//! broken off. Here stands the rest: which files, what the environment says, what to do when something fails.
+
+mod wanted;
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Component as PathPart, Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::Duration;
 
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 use taq_core::{Error, Result};
 use tracing::{info, warn};
 
+use self::wanted::{Sibling, wanted};
 use super::{T5, discover};
 
-/// Times a transfer is taken up again after the connection broke.
-const RETRIES: usize = 4;
+/// Times a transfer is taken up again after it broke off.
+const RETRIES: u32 = 4;
 
-/// Bytes between two reads of the network.
-const CHUNK: usize = 1 << 20;
+/// Times to ask whether another process is done with a file: an hour or so.
+const LOCK_RETRIES: u32 = 150;
 
 /// A repository and a revision of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,42 +49,43 @@ impl RepoId {
             plain(owner) && plain(name) && revision.split('/').all(plain) && !name.ends_with(".safetensors");
         good.then(|| Self { id: id.to_owned(), revision: revision.to_owned() })
     }
+
+    fn at(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.id.clone(), RepoType::Model, revision.to_owned())
+    }
 }
 
 /// The Hub and the local cache of it.
 pub(super) struct Hub {
     endpoint: String,
-    cache: PathBuf,
+    cache: Cache,
     token: Option<String>,
     /// Use the cache and nothing else.
     offline: bool,
-    /// Limit for connecting, for an answer to begin, and for silence within one.
+    /// How long the Hub may take to say what a repository holds.
     patience: Duration,
 }
 
 /// What the Hub says about a revision.
 #[derive(Deserialize)]
 struct Listing {
+    /// The commit.
     sha: String,
     siblings: Vec<Sibling>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Sibling {
-    #[serde(rename = "rfilename")]
-    name: String,
-    size: Option<u64>,
-}
-
 impl Hub {
-    /// As the environment says.
+    /// As the environment says, in the variables that Python's huggingface_hub reads.
     pub(super) fn from_env() -> Self {
-        let var = |name: &str| env::var(name).ok().filter(|v| !v.is_empty());
-        let home = env::home_dir().unwrap_or_default();
+        Self::from_vars(|name| env::var(name).ok())
+    }
+
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Self {
+        let var = |name: &str| var(name).filter(|v| !v.is_empty());
         let hf_home = var("HF_HOME")
             .map(PathBuf::from)
             .or_else(|| var("XDG_CACHE_HOME").map(|c| Path::new(&c).join("huggingface")))
-            .unwrap_or_else(|| home.join(".cache/huggingface"));
+            .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"));
         let cache = var("HF_HUB_CACHE").or_else(|| var("HUGGINGFACE_HUB_CACHE"));
         let token_file = var("HF_TOKEN_PATH").map_or_else(|| hf_home.join("token"), PathBuf::from);
         let token = var("HF_TOKEN")
@@ -93,8 +95,9 @@ impl Hub {
             .filter(|t| !t.is_empty());
         let truthy = |v: String| matches!(v.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true");
         Self {
-            endpoint: var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
-            cache: cache.map_or_else(|| hf_home.join("hub"), PathBuf::from),
+            endpoint: var("HF_ENDPOINT")
+                .map_or_else(|| "https://huggingface.co".into(), |e| e.trim_end_matches('/').to_owned()),
+            cache: Cache::new(cache.map_or_else(|| hf_home.join("hub"), PathBuf::from)),
             token,
             offline: var("HF_HUB_OFFLINE").is_some_and(truthy),
             patience: Duration::from_secs(20),
@@ -107,15 +110,21 @@ impl Hub {
     /// [`Error::Download`] if the Hub cannot be reached (and there is no earlier copy), refuses, or breaks off;
     /// [`Error::Io`] if the cache cannot be written.
     pub(super) fn snapshot(&self, repo: &RepoId, t5: T5) -> Result<PathBuf> {
-        let earlier = self.cached(repo).filter(|folder| discover::folder(folder).is_ok());
-        let failed = |reason: String| Error::Download { what: repo.id.clone(), reason };
+        let failed = |reason| Error::Download { what: repo.id.clone(), reason };
+        let cache = self.cache.path().display();
+        let earlier = self.earlier(repo);
         if self.offline {
-            return earlier.ok_or_else(|| {
-                let cache = self.cache.display();
-                failed(format!("HF_HUB_OFFLINE is set, and `{cache}` holds no usable copy of it"))
-            });
+            let reason = || format!("HF_HUB_OFFLINE is set, and `{cache}` holds no usable copy of it");
+            return earlier.ok_or_else(|| failed(reason()));
         }
-        let listing = match (self.listing(repo), earlier) {
+        let api = ApiBuilder::from_cache(self.cache.clone())
+            .with_endpoint(self.endpoint.clone())
+            .with_token(self.token.clone())
+            .with_user_agent("taq", env!("CARGO_PKG_VERSION"))
+            .with_progress(false)
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        let listing = match (self.listing(&api, repo), earlier) {
             (Ok(listing), _) => listing,
             (Err(reason), Some(folder)) => {
                 warn!("{}: {reason}; using the copy in {}", repo.id, folder.display());
@@ -123,239 +132,135 @@ impl Hub {
             }
             (Err(reason), None) => {
                 return Err(failed(format!(
-                    "{reason}; there is no file or folder of this name either, and no copy in `{}`",
-                    self.cache.display()
+                    "{reason}; there is no file or folder of this name either, and no copy in `{cache}`"
                 )));
             }
         };
-        if !listing.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(failed(format!("`{}` is not a commit", listing.sha.escape_debug())));
+        for file in wanted(&listing.siblings, t5).map_err(failed)? {
+            self.fetch(&api, repo, &listing.sha, &file)?;
         }
-        let wanted = wanted(&listing.siblings, t5).map_err(failed)?;
-        let folder = self.folder(repo).join("snapshots").join(&listing.sha);
-        for file in &wanted {
-            let to = folder.join(&file.name);
-            if !to.exists() {
-                self.fetch(repo, &listing.sha, file, &to)?;
+        self.cache
+            .repo(repo.at(&repo.revision))
+            .create_ref(&listing.sha)
+            .map_err(Error::io("write", self.cache.path()))?;
+        Ok(self.cache.repo(repo.at(&listing.sha)).pointer_path(&listing.sha))
+    }
+
+    /// The folder of the revision as last seen, if a model is in it.
+    fn earlier(&self, repo: &RepoId) -> Option<PathBuf> {
+        let cached = self.cache.repo(repo.at(&repo.revision));
+        let folder = match cached.get("transformer") {
+            Some(transformer) => transformer.parent()?.to_owned(),
+            None => cached.pointer_path(&repo.revision),
+        };
+        discover::folder(&folder).is_ok().then_some(folder)
+    }
+
+    fn listing(&self, api: &Api, repo: &RepoId) -> Result<Listing, String> {
+        let request = api.repo(repo.at(&repo.revision)).info_request().query("blobs", "true");
+        let answer = request.config().timeout_global(Some(self.patience)).build().call();
+        let mut answer = answer.map_err(|e| self.explain(&Box::new(e).into(), repo).0)?;
+        let listing: Listing = answer
+            .body_mut()
+            .read_json()
+            .map_err(|e| format!("{} gave no list of its files ({e})", self.endpoint))?;
+        match listing.sha.bytes().all(|b| b.is_ascii_hexdigit()) {
+            true => Ok(listing),
+            false => Err(format!("`{}` is not a commit", listing.sha.escape_debug())),
+        }
+    }
+
+    /// Fetches one file into the cache, if it is not there. By commit, so that all files are of one state of the
+    /// repository, whatever happens to the branch meanwhile.
+    fn fetch(&self, api: &Api, repo: &RepoId, commit: &str, file: &Sibling) -> Result<()> {
+        let name = &file.name;
+        let remote = api.repo(repo.at(commit));
+        let cached = self.cache.repo(repo.at(commit));
+        let to = cached.pointer_path(commit).join(name);
+        let mut attempt = 0;
+        while !to.exists() {
+            if attempt == 0 {
+                info!(bytes = file.size, "fetching {name} of {}", repo.id);
             }
-        }
-        let branch = self.folder(repo).join("refs").join(&repo.revision);
-        create_parent(&branch)?;
-        fs::write(&branch, &listing.sha).map_err(Error::io("write", &branch))?;
-        Ok(folder)
-    }
-
-    fn folder(&self, repo: &RepoId) -> PathBuf {
-        self.cache.join(format!("models--{}", repo.id.replace('/', "--")))
-    }
-
-    /// The folder of the revision as last seen.
-    fn cached(&self, repo: &RepoId) -> Option<PathBuf> {
-        let folder = self.folder(repo);
-        let commit = fs::read_to_string(folder.join("refs").join(&repo.revision));
-        let commit = commit.map_or_else(|_| repo.revision.clone(), |c| c.trim().to_owned());
-        Some(folder.join("snapshots").join(commit)).filter(|f| f.is_dir())
-    }
-
-    fn agent(&self) -> ureq::Agent {
-        let limit = Some(self.patience);
-        ureq::Agent::config_builder()
-            .user_agent(concat!("taq/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .timeout_resolve(limit)
-            .timeout_connect(limit)
-            .timeout_send_request(limit)
-            .timeout_recv_response(limit)
-            .timeout_per_read(limit)
-            .build()
-            .into()
-    }
-
-    /// The token goes to the Hub itself only: it is dropped where a redirect leads to another host.
-    fn get(&self, url: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
-        let request = self.agent().get(url);
-        match &self.token {
-            Some(token) => request.header("authorization", format!("Bearer {token}")),
-            None => request,
-        }
-    }
-
-    fn listing(&self, repo: &RepoId) -> Result<Listing, String> {
-        let revision = repo.revision.replace('/', "%2F");
-        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, repo.id);
-        let response =
-            self.get(&url).call().map_err(|e| format!("{} cannot be reached ({e})", self.endpoint))?;
-        let status = response.status().as_u16();
-        if status != 200 {
-            return Err(self.refusal(repo, status));
-        }
-        let text = response.into_body().into_with_config().limit(64 << 20).read_to_vec();
-        let text = text.map_err(|e| format!("{} broke off ({e})", self.endpoint))?;
-        serde_json::from_slice(&text)
-            .map_err(|e| format!("{} gave an answer of another kind ({e})", self.endpoint))
-    }
-
-    /// What a status other than success means, and what to do.
-    fn refusal(&self, repo: &RepoId, status: u16) -> String {
-        let page = format!("{}/{}", self.endpoint, repo.id);
-        match (status, &self.token) {
-            (401 | 403, Some(_)) => format!(
-                "the Hub refuses this token ({status}): accept the licence at {page} if it asks for one, and check that \
-                 the token may read the repository"
-            ),
-            (401 | 403, None) => format!(
-                "the Hub wants a token ({status}): the repository does not exist, is private, or is gated; for a gated \
-                 one accept its licence at {page} and set HF_TOKEN"
-            ),
-            (404, _) => format!("the Hub has no such repository or revision (`{}`)", repo.revision),
-            _ => format!("the Hub answered with status {status}"),
-        }
-    }
-
-    /// Fetches one file to its place.
-    fn fetch(&self, repo: &RepoId, commit: &str, file: &Sibling, to: &Path) -> Result<()> {
-        create_parent(to)?;
-        let partial = to.with_added_extension("incomplete");
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial);
-        let mut out = open.map_err(Error::io("create", &partial))?;
-        out.lock().map_err(Error::io("lock", &partial))?;
-        if to.exists() {
-            return Ok(()); // Another process fetched it while this one waited for the lock.
-        }
-        info!("fetching {} of {} ({})", file.name, repo.id, size(file.size));
-        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, repo.id, file.name);
-        let failed = |reason| Error::Download { what: format!("{} of {}", file.name, repo.id), reason };
-        for attempt in 0.. {
-            match self.transfer(&url, &mut out, file.size) {
-                Ok(()) => break,
-                Err(Broken::Refused(status)) => return Err(failed(self.refusal(repo, status))),
-                Err(Broken::Disk(e)) => return Err(Error::io("write", &partial)(e)),
-                Err(Broken::Network(reason)) if attempt == RETRIES => return Err(failed(reason)),
-                Err(Broken::Network(reason)) => {
-                    warn!("{}: {reason}; going on", file.name);
-                    std::thread::sleep(self.patience.min(Duration::from_secs(1 << attempt)));
+            let (reason, retries) = match remote.download(name) {
+                // hf-hub itself does not compare the length.
+                Ok(_) if file.size.is_none_or(|size| fs::metadata(&to).is_ok_and(|m| m.len() == size)) => {
+                    break;
                 }
-            }
-        }
-        fs::rename(&partial, to).map_err(Error::io("write", to))
-    }
-
-    /// Appends what is missing to `out`.
-    fn transfer(&self, url: &str, out: &mut File, expected: Option<u64>) -> Result<(), Broken> {
-        let network = |e: &dyn std::fmt::Display| Broken::Network(e.to_string());
-        let mut have = out.seek(SeekFrom::End(0)).map_err(Broken::Disk)?;
-        if expected.is_some_and(|size| have == size) {
-            return Ok(());
-        }
-        if expected.is_some_and(|size| have > size) {
-            out.set_len(0).map_err(Broken::Disk)?;
-            have = 0;
-        }
-        let request = self.get(url);
-        let request = if have > 0 { request.header("range", format!("bytes={have}-")) } else { request };
-        let response = request.call().map_err(|e| network(&e))?;
-        match response.status().as_u16() {
-            206 => {}
-            200 => {
-                out.set_len(0).and_then(|()| out.seek(SeekFrom::Start(0))).map_err(Broken::Disk)?;
-                have = 0;
-            }
-            status @ (408 | 416 | 429 | 500..) => {
-                if status == 416 {
-                    out.set_len(0).map_err(Broken::Disk)?;
+                Ok(_) => {
+                    let _ = fs::remove_file(&to);
+                    ("its length is not what the Hub says".to_owned(), RETRIES)
                 }
-                return Err(Broken::Network(format!("status {status}")));
-            }
-            status => return Err(Broken::Refused(status)),
-        }
-        let mut body = response.into_body().into_reader();
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(network(&e)),
+                Err(e) => {
+                    if is_of_no_use(&e)
+                        && let Ok(metadata) = api.metadata(&remote.url(name))
+                    {
+                        let _ = fs::remove_file(cached.blob_path(metadata.etag()).with_extension("part"));
+                    }
+                    self.explain(&e, repo)
+                }
             };
-            out.write_all(&buffer[..read]).map_err(Broken::Disk)?;
-            have += read as u64;
-        }
-        match expected {
-            Some(size) if size != have => {
-                Err(Broken::Network(format!("it ended after {have} of {size} bytes")))
+            if attempt >= retries {
+                return Err(Error::Download { what: format!("{name} of {}", repo.id), reason });
             }
-            _ => out.sync_all().map_err(Broken::Disk),
+            // Not hf-hub's own retries: they append the file from its start if no byte came before the failure.
+            warn!("{name}: {reason}; trying again");
+            sleep(self.patience.min(Duration::from_secs(1 << attempt.min(10))));
+            attempt += 1;
+        }
+        Ok(())
+    }
+
+    /// What an error means and what to do, and how often to try again.
+    fn explain(&self, error: &ApiError, repo: &RepoId) -> (String, u32) {
+        use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let page = format!("{}/{}", self.endpoint, repo.id);
+        let error = match error {
+            ApiError::RequestError(error) => &**error,
+            ApiError::LockAcquisition(lock) => {
+                return (format!("another process is at it (it holds `{}`)", lock.display()), LOCK_RETRIES);
+            }
+            ApiError::IoError(e)
+                if matches!(
+                    e.kind(),
+                    PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+                ) =>
+            {
+                return (format!("`{}` cannot be written ({e})", self.cache.path().display()), 0);
+            }
+            other => return (format!("broken off ({other}); the same command goes on from here"), RETRIES),
+        };
+        match (error, &self.token) {
+            (ureq::Error::StatusCode(status @ (401 | 403)), Some(_)) => (
+                format!(
+                    "the Hub refuses this token ({status}): accept the licence at {page} if it asks for one, and \
+                     check that the token may read the repository"
+                ),
+                0,
+            ),
+            (ureq::Error::StatusCode(status @ (401 | 403)), None) => (
+                format!(
+                    "the Hub wants a token ({status}): the repository does not exist, is private, or is gated; for \
+                     a gated one accept its licence at {page} and set HF_TOKEN"
+                ),
+                0,
+            ),
+            (ureq::Error::StatusCode(404), _) => {
+                (format!("the Hub has no such repository, revision or file (`{}`)", repo.revision), 0)
+            }
+            (ureq::Error::StatusCode(status), _) => {
+                (format!("the Hub answered with status {status}"), RETRIES)
+            }
+            _ => (format!("{} cannot be reached ({error})", self.endpoint), RETRIES),
         }
     }
 }
 
-/// Why a transfer ended early.
-enum Broken {
-    /// Worth another attempt.
-    Network(String),
-    /// The Hub's answer, which another attempt would not change.
-    Refused(u16),
-    Disk(io::Error),
-}
-
-/// The files of a repository that taq needs. Of each component's weights one variant: half precision where there
-/// is one, since it is half the transfer.
-fn wanted(siblings: &[Sibling], t5: T5) -> Result<Vec<Sibling>, String> {
-    let has = |name: &str| siblings.iter().any(|s| s.name == name);
-    if !has("transformer/config.json") {
-        return Err(
-            "it is not in diffusers' layout (no `transformer/config.json`); for a single-file checkpoint, \
-                    download the file and give its path"
-                .into(),
-        );
-    }
-    let weights = |folder: &str, stem: &str| {
-        let fp16 = format!("{folder}/{stem}.fp16");
-        let full = format!("{folder}/{stem}");
-        // `x.fp16.safetensors`, `x.fp16-00001-of-00002.safetensors`, `x.safetensors.index.fp16.json`, …
-        let indexes =
-            [format!("{full}.safetensors.index.fp16.json"), format!("{fp16}.safetensors.index.json")];
-        let half = has(&format!("{fp16}.safetensors")) || indexes.iter().any(|i| has(i));
-        move |name: &str| {
-            let of_half = indexes.iter().any(|i| i == name) || name.starts_with(&fp16);
-            let is_weights = name.ends_with(".safetensors") || name.ends_with(".json");
-            name.starts_with(&full) && is_weights && of_half == half
-        }
-    };
-    let mut chosen: Vec<Box<dyn Fn(&str) -> bool>> = vec![
-        Box::new(|name| name == "model_index.json" || name == "scheduler/scheduler_config.json"),
-        Box::new(weights("transformer", "diffusion_pytorch_model")),
-        Box::new(weights("vae", "diffusion_pytorch_model")),
-        Box::new(weights("text_encoder", "model")),
-        Box::new(weights("text_encoder_2", "model")),
-    ];
-    let mut folders = vec!["transformer", "vae", "text_encoder", "text_encoder_2"];
-    let mut tokenizers = vec!["tokenizer/", "tokenizer_2/"];
-    if t5 != T5::Off {
-        chosen.push(Box::new(weights("text_encoder_3", "model")));
-        folders.push("text_encoder_3");
-        tokenizers.push("tokenizer_3/");
-    }
-    chosen.push(Box::new(move |name| folders.iter().any(|f| name.strip_prefix(f) == Some("/config.json"))));
-    chosen.push(Box::new(move |name| tokenizers.iter().any(|t| name.starts_with(t))));
-    let inside = |name: &str| Path::new(name).components().all(|c| matches!(c, PathPart::Normal(_)));
-    let mut files: Vec<Sibling> =
-        siblings.iter().filter(|s| inside(&s.name) && chosen.iter().any(|c| c(&s.name))).cloned().collect();
-    // What is small comes first, so that a mistake shows before hours of transfer.
-    files.sort_by_key(|s| (s.size.unwrap_or(u64::MAX), s.name.clone()));
-    Ok(files)
-}
-
-fn create_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(path);
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))
-}
-
-fn size(bytes: Option<u64>) -> String {
-    match bytes {
-        Some(b) if b >= 1 << 20 => format!("{} MiB", b >> 20),
-        Some(b) => format!("{} KiB", b.div_ceil(1 << 10)),
-        None => "size unknown".into(),
+/// Whether an earlier transfer left something that cannot be gone on with: all bytes already, or too many.
+fn is_of_no_use(error: &ApiError) -> bool {
+    match error {
+        ApiError::RequestError(e) => matches!(**e, ureq::Error::StatusCode(416)),
+        other => matches!(other, ApiError::InvalidResume),
     }
 }
 

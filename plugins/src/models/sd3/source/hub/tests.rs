@@ -1,7 +1,7 @@
 //! Against a small HTTP server of our own.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -15,7 +15,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 #[derive(Clone)]
 struct FakeHub {
     files: Arc<BTreeMap<String, Vec<u8>>>,
-    /// Request lines with their `authorization` and `range` headers.
+    /// What was asked for, with the `authorization` and `range` headers.
     seen: Arc<Mutex<Vec<String>>>,
     /// Answers of this many bytes only, to weights that are asked for from their start.
     cut: Option<usize>,
@@ -64,31 +64,50 @@ impl FakeHub {
             );
             (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(body)).ok()
         };
-        if url.starts_with("/api/models/somebody/gated/") {
+        if url.starts_with("/api/models/somebody/gated/") || url.starts_with("/somebody/listed/") {
             return send("401 Unauthorized", "", 0, b"");
         }
-        if url.starts_with("/api/models/somebody/tiny/revision/main") {
-            let siblings: Vec<_> = self
-                .files
-                .iter()
-                .map(|(k, v)| serde_json::json!({"rfilename": k, "size": v.len()}))
-                .collect();
+        let list = |siblings: Vec<serde_json::Value>| {
             let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
-            return send("200 OK", "", body.len(), body.as_bytes());
+            send("200 OK", "", body.len(), body.as_bytes())
+        };
+        let one = |name: &str| list(vec![serde_json::json!({"rfilename": name})]);
+        if url.starts_with("/api/models/somebody/listed/") {
+            return one("transformer/config.json");
         }
-        if let Some(name) = url.strip_prefix(&format!("/somebody/tiny/resolve/{COMMIT}/")) {
-            // As the Hub does: large files come from elsewhere.
-            return send("302 Found", &format!("location: /elsewhere/{name}\r\n"), 0, b"");
+        if url.starts_with("/api/models/somebody/single/") {
+            return one("sd3_medium.safetensors");
         }
-        let body = url.strip_prefix("/elsewhere/").and_then(|name| self.files.get(name));
-        let Some(body) = body else { return send("404 Not Found", "", 0, b"") };
-        if let Some(range) = header("range") {
-            let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().ok()?;
-            let extra = format!("content-range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
-            return send("206 Partial Content", &extra, body.len() - from, &body[from..]);
+        if url.starts_with("/api/models/somebody/tiny/revision/main") {
+            let sized = |(k, v): (&String, &Vec<u8>)| serde_json::json!({"rfilename": k, "size": v.len()});
+            return list(self.files.iter().map(sized).collect());
         }
-        let end = if url.ends_with(".safetensors") { self.cut.unwrap_or(body.len()) } else { body.len() };
-        send("200 OK", "", body.len(), &body[..end.min(body.len())])
+        let asked = url.strip_prefix(&format!("/somebody/tiny/resolve/{COMMIT}/"));
+        let here = asked.or_else(|| url.strip_prefix("/small/")).or_else(|| url.strip_prefix("/large/"));
+        let Some((name, body)) = here.and_then(|name| self.files.get_key_value(name)) else {
+            return send("404 Not Found", "", 0, b"");
+        };
+        let etag = blake3::hash(body).to_hex();
+        let of = format!("x-repo-commit: {COMMIT}\r\netag: \"{etag}\"\r\n");
+        if asked.is_some() {
+            // As the Hub does: small files lie elsewhere on the same host, large ones on another.
+            let place = match name.ends_with(".safetensors") {
+                true => format!("{}/large/{name}", self.address.replace("127.0.0.1", "localhost")),
+                false => format!("/small/{name}"),
+            };
+            return send("302 Found", &format!("{of}location: {place}\r\n"), 0, b"");
+        }
+        let range = header("range")?;
+        let (from, to) = range.trim_start_matches("bytes=").split_once('-')?;
+        let from: usize = from.parse().ok()?;
+        let to = to.parse().unwrap_or(body.len() - 1);
+        if from >= body.len() {
+            return send("416 Range Not Satisfiable", "", 0, b"");
+        }
+        let part = &body[from..=to];
+        let extra = format!("{of}content-range: bytes {from}-{to}/{}\r\n", body.len());
+        let cut = self.cut.filter(|_| from == 0 && name.ends_with(".safetensors")).unwrap_or(part.len());
+        send("206 Partial Content", &extra, part.len(), &part[..cut.min(part.len())])
     }
 
     fn seen(&self) -> Vec<String> {
@@ -99,7 +118,7 @@ impl FakeHub {
 fn hub(endpoint: &str, cache: &Path) -> Hub {
     Hub {
         endpoint: endpoint.to_owned(),
-        cache: cache.to_owned(),
+        cache: Cache::new(cache.to_owned()),
         token: Some("hf_secret".into()),
         offline: false,
         patience: Duration::from_millis(500),
@@ -167,7 +186,7 @@ fn repository_ids() {
 }
 
 #[test]
-fn a_repository_is_fetched_once_and_the_token_stays_with_the_hub() {
+fn a_repository_is_fetched_once() {
     let temp = tempfile::tempdir().unwrap();
     let server = FakeHub::start(FILES, None);
     let folder = hub(&server.address, temp.path()).snapshot(&repo("somebody/tiny"), T5::Off).unwrap();
@@ -191,6 +210,80 @@ fn a_broken_transfer_goes_on_where_it_stopped() {
     let whole = FILES.iter().find(|(n, _)| *n == name).unwrap().1;
     assert_eq!(fs::read(folder.join(name)).unwrap(), whole);
     assert!(server.seen().iter().any(|s| s.contains(name) && s.contains("bytes=10-")), "{:?}", server.seen());
+}
+
+#[test]
+fn what_an_earlier_transfer_left_is_used_or_thrown_away() {
+    let name = "transformer/diffusion_pytorch_model.safetensors";
+    let whole = FILES.iter().find(|(n, _)| *n == name).unwrap().1;
+    // A piece; everything, but not yet in its place; too much.
+    for left in [&whole[..5], whole, &[whole, b"more"].concat()] {
+        let temp = tempfile::tempdir().unwrap();
+        let server = FakeHub::start(FILES, None);
+        let blobs = temp.path().join("models--somebody--tiny/blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        fs::write(blobs.join(format!("{}.part", blake3::hash(whole))), left).unwrap();
+        let folder = hub(&server.address, temp.path()).snapshot(&repo("somebody/tiny"), T5::Off).unwrap();
+        assert_eq!(fs::read(folder.join(name)).unwrap(), whole);
+    }
+}
+
+#[test]
+fn a_file_of_another_length_is_not_taken() {
+    let temp = tempfile::tempdir().unwrap();
+    let server = FakeHub::start(FILES, None);
+    let hub = hub(&server.address, temp.path());
+    let file = Sibling { name: "model_index.json".into(), size: Some(7) };
+    let api =
+        ApiBuilder::from_cache(hub.cache.clone()).with_endpoint(server.address.clone()).build().unwrap();
+    let error = hub.fetch(&api, &repo("somebody/tiny"), COMMIT, &file).unwrap_err().to_string();
+    assert!(error.contains("model_index.json of somebody/tiny") && error.contains("length"), "{error}");
+    assert!(
+        !temp.path().join(format!("models--somebody--tiny/snapshots/{COMMIT}/model_index.json")).exists()
+    );
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let hub = hub("http://127.0.0.1:1", Path::new("/full"));
+    let full = ApiError::IoError(ErrorKind::StorageFull.into());
+    let (reason, retries) = hub.explain(&full, &repo("a/b"));
+    assert!(reason.contains("`/full` cannot be written"), "{reason}");
+    assert_eq!(retries, 0);
+}
+
+#[test]
+fn another_process_with_the_file_is_waited_for() {
+    let hub = hub("http://127.0.0.1:1", Path::new("/cache"));
+    let (reason, retries) = hub.explain(&ApiError::LockAcquisition("/cache/x.lock".into()), &repo("a/b"));
+    assert!(reason.contains("another process") && reason.contains("/cache/x.lock"), "{reason}");
+    assert!(retries > RETRIES);
+}
+
+#[test]
+fn the_environment_says_where_and_who() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path().to_str().unwrap();
+    fs::write(temp.path().join("token"), "of the cache\n").unwrap();
+    fs::write(temp.path().join("other"), "of a file\n").unwrap();
+    let other = format!("{home}/other");
+    let hub = |vars: &[(&str, &str)]| {
+        let all = [("HF_HOME", home)].iter().chain(vars).rev().copied().collect::<Vec<_>>();
+        Hub::from_vars(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    };
+    let token = |vars: &[(&str, &str)]| hub(vars).token.unwrap();
+    assert_eq!(token(&[]), "of the cache");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &other)]), "of a file");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &other), ("HUGGING_FACE_HUB_TOKEN", "old")]), "old");
+    assert_eq!(token(&[("HUGGING_FACE_HUB_TOKEN", "old"), ("HF_TOKEN", " new ")]), "new");
+    let cache = |vars: &[(&str, &str)]| hub(vars).cache.path().clone();
+    assert_eq!(cache(&[]), temp.path().join("hub"));
+    assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/old")]), Path::new("/old"));
+    assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")]), Path::new("/new"));
+    assert!(cache(&[("HF_HOME", "")]).ends_with(".cache/huggingface/hub"));
+    assert_eq!(hub(&[]).endpoint, "https://huggingface.co");
+    assert_eq!(hub(&[("HF_ENDPOINT", "http://mirror/")]).endpoint, "http://mirror");
+    assert!(hub(&[("HF_HUB_OFFLINE", "YES")]).offline && !hub(&[("HF_HUB_OFFLINE", "0")]).offline);
 }
 
 #[test]
@@ -242,4 +335,8 @@ fn refusals_say_what_to_do() {
     assert!(reason(&hub, "somebody/nothing").contains("no such repository"));
     hub.token = None;
     assert!(reason(&hub, "somebody/gated").contains("HF_TOKEN"));
+    // The list of a gated repository is public, its files are not.
+    assert!(reason(&hub, "somebody/listed").contains("set HF_TOKEN"));
+    let single = reason(&hub, "somebody/single");
+    assert!(single.contains("diffusers' layout") && single.contains("give its path"), "{single}");
 }
