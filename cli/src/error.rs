@@ -79,6 +79,9 @@ fn is_bad_input(error: &Error) -> bool {
                     K::NotFound
                         | K::PermissionDenied
                         | K::ReadOnlyFilesystem
+                        | K::StorageFull
+                        | K::QuotaExceeded
+                        | K::FileTooLarge
                         | K::NotADirectory
                         | K::IsADirectory
                         | K::AlreadyExists

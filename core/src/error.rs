@@ -228,7 +228,14 @@ impl Error {
             {
                 Some("check the path; relative paths start at the current folder".into())
             }
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Self::Io { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::StorageFull
+                        | std::io::ErrorKind::QuotaExceeded
+                        | std::io::ErrorKind::FileTooLarge
+                ) =>
+            {
                 Some("free some space and run the same command again: it resumes".into())
             }
             Self::Io { source, .. }

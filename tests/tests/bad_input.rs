@@ -52,9 +52,9 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy(&entry.path(), &target)
+            copy(&entry.path(), &target);
         } else {
-            drop(fs::copy(entry.path(), &target).unwrap())
+            fs::copy(entry.path(), &target).unwrap();
         }
     }
 }
@@ -195,9 +195,30 @@ fn a_folder_of_another_run() {
     assert!(Path::new(&run).join("samples/0000_001.npz").exists());
 }
 
-#[cfg(target_os = "linux")]
+/// No file may grow beyond 16 KiB, which a sample does: to the program it is what a full disk is.
+#[cfg(unix)]
 #[test]
 fn a_full_disk() {
-    // /dev/full fails every write with “no space left”; a run folder on it cannot be made.
-    refused(&["calibrate", "--num-images", "1", "--calib-dir", "/dev/full"], &["/dev/full"]);
+    let folder = folder();
+    let run = path(&folder, "run");
+    let arguments = ["calibrate", "--num-images", "1", "--num-steps", "2", "--calib-dir", &run];
+    let limited = ["-c", "trap '' XFSZ; ulimit -f 32; exec \"$0\" \"$@\"", HOST];
+    let (code, stderr) = fail("sh", &[&limited[..], &arguments].concat());
+    assert_eq!(code, 2, "{stderr}");
+    for part in ["cannot write", &run, "free some space"] {
+        assert!(folded(&stderr).contains(part), "{stderr}");
+    }
+    // Nothing half-written is left, and with space the same command goes on.
+    assert!(
+        taq_tests::taq::artifacts(Path::new(&run)).iter().all(|file| file.extension().unwrap() == "json")
+    );
+    succeed(HOST, &arguments);
+    assert!(Path::new(&run).join("samples/0000_002.npz").exists());
+}
+
+/// To the administrator no folder is read-only by its permissions, but `/sys` is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_read_only_folder() {
+    refused(&["calibrate", "--num-images", "1", "--calib-dir", "/sys/taq"], &["/sys/taq", "may write to"]);
 }

@@ -1,7 +1,10 @@
 //! Writing npz files.
 
+use std::cell::OnceCell;
 use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::rc::Rc;
 
 use ndarray::{ArrayViewD, IxDyn};
 use ndarray_npy::{WriteNpyError, WriteNpyExt, WriteNpzError};
@@ -19,7 +22,7 @@ const LARGE: usize = 0xfff0_0000;
 /// Adds arrays to a file that [`write_npz`] has opened.
 pub struct NpzWriter<'a> {
     path: &'a Path,
-    zip: ndarray_npy::NpzWriter<&'a mut File>,
+    zip: ndarray_npy::NpzWriter<Latched<'a>>,
 }
 
 /// Writes an npz file atomically: `fill` adds the arrays, and if it fails the old file stays. The same arrays in
@@ -38,12 +41,47 @@ pub struct NpzWriter<'a> {
 /// ```
 pub fn write_npz(path: &Path, fill: impl FnOnce(&mut NpzWriter<'_>) -> Result<()>) -> Result<()> {
     atomic_write(path, |file| {
-        let options = options(0);
-        let mut npz = NpzWriter { path, zip: ndarray_npy::NpzWriter::new_with_options(file, options) };
-        fill(&mut npz)?;
-        npz.zip.finish().map_err(|e| failed(path, None, e))?;
-        Ok(())
+        let failure = Rc::default();
+        let latched = Latched { file, failure: Rc::clone(&failure) };
+        let zip = ndarray_npy::NpzWriter::new_with_options(latched, options(0));
+        let mut npz = NpzWriter { path, zip };
+        let filled = fill(&mut npz).and_then(|()| {
+            npz.zip.finish().map_err(|e| failed(path, None, e))?;
+            Ok(())
+        });
+        match Rc::into_inner(failure).and_then(OnceCell::into_inner) {
+            Some(e) => Err(Error::io("write", path)(e)),
+            None => filled,
+        }
     })
+}
+
+/// Keeps the first failure to write and seems to go on: zip's writer, dropped after an error of its own, would
+/// try again and print what happened to standard error.
+struct Latched<'a> {
+    file: &'a mut File,
+    failure: Rc<OnceCell<io::Error>>,
+}
+
+impl Write for Latched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failure.get().is_none()
+            && let Err(e) = self.file.write_all(bytes)
+        {
+            self.failure.get_or_init(|| e);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Latched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// Stored, dated 1980: nothing in the file depends on when and where it is written.
