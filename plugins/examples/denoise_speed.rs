@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use taq_core::mlx_rs::{Array, random};
 use taq_core::registry::Registry;
-use taq_core::{Conditioning, Identity, LinearCall, Model, Result, Tap};
+use taq_core::{Conditioning, Identity, LinearCall, Result, Tap};
 use taq_plugins as _;
 
 /// Calls timed; the median counts.

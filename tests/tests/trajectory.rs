@@ -73,15 +73,7 @@ fn the_guided_trajectory_is_that_of_diffusers() {
     for (i, (found, expected)) in latents.iter().zip(&reference[1..]).enumerate() {
         assert_near(&format!("after step {}", 7 * (i + 1)), found, expected, 1e-3);
     }
-    let image = ops::clip(
-        &golden
-            .nhwc("image_cfg4_28_nchw")
-            .multiply(Array::from_f32(0.5))
-            .unwrap()
-            .add(Array::from_f32(0.5))
-            .unwrap(),
-        (0.0, 1.0),
-    )
-    .unwrap();
+    let half = |x: &Array| x.multiply(Array::from_f32(0.5))?.add(Array::from_f32(0.5));
+    let image = ops::clip(half(&golden.nhwc("image_cfg4_28_nchw")).unwrap(), (0.0, 1.0)).unwrap();
     assert_near("image", &model.decode(&latents[3]).unwrap(), &image, 1e-3);
 }
