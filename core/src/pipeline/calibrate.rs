@@ -240,7 +240,7 @@ fn batch(
         let latent_path = session.run.latent(image);
         write_npz(&latent_path, |npz| npz.array("latent", &latent.try_index(row as i32)?))?;
         let prompt = &job.prompts[job.prompt(image)];
-        let seed = session.cx.seed + image as u64;
+        let seed = session.cx.seed.wrapping_add(image as u64);
         let filename = match &decoded {
             Some(decoded) => {
                 let path = session.run.image(image);

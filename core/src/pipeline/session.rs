@@ -94,8 +94,9 @@ impl Session {
     /// Start latents `[images, h, w, channels]`: image `i` has seed `seed + i`, whatever batch it is in.
     pub fn noise(&self, images: std::ops::Range<usize>, latent: (usize, usize)) -> Result<Array> {
         let shape = (latent.0, latent.1, self.model.spec().latent_channels);
-        let noise: Vec<Array> =
-            images.map(|i| initial_noise(self.cx.seed + i as u64, shape)).collect::<Result<_>>()?;
+        let noise: Vec<Array> = images
+            .map(|i| initial_noise(self.cx.seed.wrapping_add(i as u64), shape))
+            .collect::<Result<_>>()?;
         Ok(mlx_rs::ops::concatenate(&noise, 0)?)
     }
 

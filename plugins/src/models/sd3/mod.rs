@@ -5,6 +5,8 @@ mod mmdit;
 mod model;
 mod ops;
 mod source;
+#[cfg(test)]
+mod testing;
 mod text;
 mod vae;
 mod weights;

@@ -1,7 +1,6 @@
 //! The transformer against diffusers' tensors (`tests/golden`), and what the engine relies on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use half::f16;
 use mlx_rs::transforms::grad;
@@ -12,18 +11,15 @@ use super::config::QkNorm;
 use super::embed::{sinusoid, sinusoid_f16};
 use super::{Compat, Mmdit, MmditConfig};
 use crate::models::sd3::source::{Component, ModelFiles, Naming, T5};
+use crate::models::sd3::testing::{self, Golden, relative_error, repository};
 use crate::models::sd3::weights::{Loader, Weights};
 
 /// Relative L2 error that two fp32 implementations may differ by (`tests/golden/README.md`).
 const TOLERANCE: f64 = 2e-5;
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// The transformer of a model in the repository.
 fn files(model: &str) -> Component {
-    let path = repository().join(model);
+    let path = repository(model);
     ModelFiles::resolve(path.to_str(), T5::Auto).unwrap().transformer
 }
 
@@ -34,46 +30,18 @@ fn load(model: &str, compat: Compat) -> Mmdit {
 const EMOJI: &str = "models/emoji-sd3";
 const TINY: [&str; 2] = ["tests/golden/tiny-sd3", "tests/golden/tiny-sd35"];
 
-/// Reference tensors.
-struct Golden(Weights);
-
-impl Golden {
-    fn open(path: &str) -> Self {
-        Self(Weights::open(&repository().join("tests/golden").join(path)).unwrap())
-    }
-
-    fn get(&self, key: &str) -> Array {
-        Loader::new(&self.0).tensor(key, self.0.shape(key).unwrap_or_else(|| panic!("no `{key}`")))
-    }
-
-    /// `[batch, channels, h, w]` in the file.
-    fn nhwc(&self, key: &str) -> Array {
-        self.get(key).transpose_axes(&[0, 2, 3, 1]).unwrap()
-    }
-
-    /// The prompts of the file's latents.
-    fn conditioning(&self) -> Conditioning {
-        Conditioning { tokens: self.get("prompt_embeds"), pooled: self.get("pooled") }
-    }
+/// The prompts of a file's latents.
+fn conditioning(golden: &Golden) -> Conditioning {
+    Conditioning { tokens: golden.get("prompt_embeds"), pooled: golden.get("pooled") }
 }
 
 fn values(x: &Array) -> Vec<f32> {
     x.contiguous().unwrap().as_slice().to_vec()
 }
 
-/// ‖a − b‖ / ‖b‖.
-fn relative_error(a: &Array, b: &Array) -> f64 {
-    assert_eq!(a.shape(), b.shape());
-    let (a, b) = (values(a), values(b));
-    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(&b).map(|(a, b)| f64::from(a - b)));
-    difference / norm(&mut b.iter().map(|&b| f64::from(b)))
-}
-
 #[track_caller]
 fn assert_close(what: &str, found: &Array, expected: &Array) {
-    let error = relative_error(found, expected);
-    assert!(error < TOLERANCE, "{what}: relative error {error:e}");
+    testing::assert_close(found, expected, TOLERANCE, what);
 }
 
 /// The whole transformer.
@@ -121,7 +89,7 @@ fn emoji_velocities_are_those_of_diffusers() {
     for t in ["1000.0", "750.25", "401.5", "8.928571"] {
         let timestep: f32 = t.parse().unwrap();
         let x = golden.nhwc("noise_nchw");
-        let v = denoise(&model, &x, &[timestep; 2], &golden.conditioning(), &mut Identity).unwrap();
+        let v = denoise(&model, &x, &[timestep; 2], &conditioning(&golden), &mut Identity).unwrap();
         assert_close(&format!("t = {t}"), &v, &golden.nhwc(&format!("velocity_t{t}")));
     }
 }
@@ -130,7 +98,7 @@ fn emoji_velocities_are_those_of_diffusers() {
 fn every_block_and_the_inputs_of_linear_layers_are_those_of_diffusers() {
     let (model, golden) = (load(EMOJI, Compat::None), Golden::open("emoji_sd3.safetensors"));
     let mut tap = Recorder::default();
-    let mut io = model.embed(&golden.nhwc("noise_nchw"), &[401.5; 2], &golden.conditioning()).unwrap();
+    let mut io = model.embed(&golden.nhwc("noise_nchw"), &[401.5; 2], &conditioning(&golden)).unwrap();
     for block in 0..6 {
         io = model.block_forward(block, &io, &mut tap).unwrap();
         let expected = |stream| golden.get(&format!("block_out.transformer_blocks.{block}.{stream}"));
@@ -154,7 +122,7 @@ fn every_block_and_the_inputs_of_linear_layers_are_those_of_diffusers() {
 fn both_variants_in_both_layouts_are_those_of_diffusers() {
     for variant in TINY {
         let golden = Golden::open(&format!("{}/golden.safetensors", variant.rsplit('/').next().unwrap()));
-        let c = golden.conditioning();
+        let c = conditioning(&golden);
         let mixed = values(&golden.get("mixed_t"));
         for layout in [variant.to_owned(), format!("{variant}/single_file.safetensors")] {
             let model = load(&layout, Compat::None);
@@ -241,8 +209,7 @@ fn the_sizes_of_a_single_file_follow_from_its_shapes() {
         assert_eq!(files.naming, Naming::Original);
         MmditConfig::infer(&Weights::open(&files.weights).unwrap(), files.prefix).unwrap()
     };
-    let read =
-        |model: &str| MmditConfig::read(&repository().join(model).join("transformer/config.json")).unwrap();
+    let read = |model: &str| MmditConfig::read(&repository(model).join("transformer/config.json")).unwrap();
     let sd35 = infer(TINY[1]);
     assert_eq!(sd35, MmditConfig { sample_size: 128, ..read(TINY[1]) });
     assert_eq!((sd35.qk_norm, sd35.dual_attention_layers.len()), (Some(QkNorm::RmsNorm), 2));
@@ -271,7 +238,7 @@ fn wrong_configurations_are_refused_with_the_field() {
 #[test]
 fn misfit_weights_are_named_in_the_layout_of_the_file() {
     let mut files = files(&format!("{}/single_file.safetensors", TINY[0]));
-    files.config = Some(repository().join(TINY[1]).join("transformer/config.json"));
+    files.config = Some(repository(TINY[1]).join("transformer/config.json"));
     let Err(Error::Weights { issues, .. }) = Mmdit::load(&files, Compat::None) else {
         panic!("they do not fit")
     };
@@ -286,7 +253,7 @@ fn misfit_weights_are_named_in_the_layout_of_the_file() {
 #[test]
 fn inputs_of_other_shapes_are_refused() {
     let (model, golden) = (load(TINY[0], Compat::None), Golden::open("tiny-sd3/golden.safetensors"));
-    let (x, c) = (golden.nhwc("latent_nchw"), golden.conditioning());
+    let (x, c) = (golden.nhwc("latent_nchw"), conditioning(&golden));
     let one = c.rows(&[0]).unwrap();
     let zeros = |shape: &[i32]| mlx_rs::ops::zeros::<f32>(shape).unwrap();
     let what = |x: &Array, t: &[f32], c: &Conditioning| match model.embed(x, t, c) {
@@ -333,7 +300,7 @@ impl Tap for Replace<'_> {
 #[test]
 fn gradients_flow_through_a_block_to_weights_that_the_tap_puts_in() {
     let (model, golden) = (load(TINY[1], Compat::None), Golden::open("tiny-sd35/golden.safetensors"));
-    let io = model.embed(&golden.nhwc("latent_nchw"), &[500.0, 20.0], &golden.conditioning()).unwrap();
+    let io = model.embed(&golden.nhwc("latent_nchw"), &[500.0, 20.0], &conditioning(&golden)).unwrap();
     for id in ["mm0.txt.attn.k_proj", "mm0.img.attn2.q_proj", "mm0.img.mlp.fc1", "mm0.txt.mlp.fc2"] {
         let loss = |w: &Array| -> Result<Array, Exception> {
             let out = model.block_forward(0, &io, &mut Replace(id, w)).unwrap();
@@ -377,7 +344,7 @@ fn naive_gelu_erf(x: f64) -> f64 {
 #[test]
 fn each_deviation_of_diffusionkit_is_as_described_and_matters() {
     let golden = Golden::open("tiny-sd3/golden.safetensors");
-    let (x, c) = (golden.nhwc("latent_nchw"), golden.conditioning());
+    let (x, c) = (golden.nhwc("latent_nchw"), conditioning(&golden));
     let run = |compat| {
         let model = load(TINY[0], compat);
         let mut tap = Recorder::default();

@@ -1,26 +1,13 @@
 //! Against tensors made with transformers and diffusers (tests/golden/README.md).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::*;
-use crate::models::sd3::weights::{Loader, Weights};
+use crate::models::sd3::testing::{self, Golden, relative_error, repository};
 
 /// Relative L2 error that two fp32 implementations may have.
-const TOLERANCE: f32 = 1e-5;
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
-
-fn golden(path: &str) -> Weights {
-    Weights::open(&repository("tests/golden").join(path)).unwrap()
-}
-
-fn tensor(weights: &Weights, name: &str) -> Array {
-    let shape = weights.shape(name).unwrap().to_vec();
-    Loader::new(weights).tensor(name, &shape)
-}
+const TOLERANCE: f64 = 1e-5;
 
 /// Token ids of a golden file, which its loader does not read: it has I32 from the safetensors crate itself.
 fn ids(path: &str, name: &str) -> (Vec<i32>, usize) {
@@ -31,15 +18,8 @@ fn ids(path: &str, name: &str) -> (Vec<i32>, usize) {
     (ids, tensor.shape()[1])
 }
 
-fn relative_error(found: &Array, expected: &Array) -> f32 {
-    assert_eq!(found.shape(), expected.shape());
-    let norm = |x: &Array| x.square().unwrap().sum(None).unwrap().item_exact::<f32>().sqrt();
-    norm(&found.subtract(expected).unwrap()) / norm(expected)
-}
-
 fn assert_close(found: &Array, expected: &Array, what: &str) {
-    let error = relative_error(found, expected);
-    assert!(error < TOLERANCE, "{what}: relative error {error}");
+    testing::assert_close(found, expected, TOLERANCE, what);
 }
 
 fn tiny(variant: &str, t5: T5) -> TextEncoders {
@@ -58,24 +38,24 @@ fn encoders_agree_with_transformers() {
     for variant in ["tiny-sd3", "tiny-sd35"] {
         let encoders = tiny(variant, T5::Auto);
         let path = format!("{variant}/golden.safetensors");
-        let expected = golden(&path);
+        let expected = Golden::open(&path);
         let (clip, length) = ids(&path, "clip_ids");
         let (t5, t5_length) = ids(&path, "t5_ids");
         let ids = TokenIds { l: clip.clone(), g: clip, length, t5: Some((t5.clone(), t5_length)) };
 
         let (l, g) = encoders.encode_clip(&ids).unwrap();
-        assert_close(&l.hidden, &tensor(&expected, "clip_l_hidden"), "CLIP-L tokens");
-        assert_close(&l.pooled, &tensor(&expected, "clip_l_pooled"), "CLIP-L pooled");
-        assert_close(&g.hidden, &tensor(&expected, "clip_g_hidden"), "CLIP-G tokens");
-        assert_close(&g.pooled, &tensor(&expected, "clip_g_pooled"), "CLIP-G pooled");
+        assert_close(&l.hidden, &expected.get("clip_l_hidden"), "CLIP-L tokens");
+        assert_close(&l.pooled, &expected.get("clip_l_pooled"), "CLIP-L pooled");
+        assert_close(&g.hidden, &expected.get("clip_g_hidden"), "CLIP-G tokens");
+        assert_close(&g.pooled, &expected.get("clip_g_pooled"), "CLIP-G pooled");
 
         let (component, config) = encoders.t5.as_ref().unwrap();
         let hidden = T5Encoder::open(component, config).unwrap().encode(&t5, t5_length).unwrap();
-        assert_close(&hidden, &tensor(&expected, "t5_hidden"), "T5 tokens");
+        assert_close(&hidden, &expected.get("t5_hidden"), "T5 tokens");
 
         let found = encoders.encode_ids(&ids).unwrap();
-        assert_close(&found.tokens, &tensor(&expected, "prompt_embeds"), "tokens");
-        assert_close(&found.pooled, &tensor(&expected, "pooled"), "pooled");
+        assert_close(&found.tokens, &expected.get("prompt_embeds"), "tokens");
+        assert_close(&found.pooled, &expected.get("pooled"), "pooled");
     }
 }
 
@@ -88,7 +68,7 @@ fn without_t5_zeros_follow() {
     let found = encoders.encode_ids(&TokenIds { l: clip.clone(), g: clip, length, t5: None }).unwrap();
     assert_eq!(found.tokens.shape(), [2, 24, 96]);
     let parts = found.tokens.split_equal(2, 1).unwrap();
-    let expected = tensor(&golden(path), "prompt_embeds");
+    let expected = Golden::open(path).get("prompt_embeds");
     let positions = Array::from_slice(&(0..12).collect::<Vec<i32>>(), &[12]);
     assert_close(&parts[0], &expected.take_axis(positions, 1).unwrap(), "CLIP's tokens");
     assert_eq!(parts[1].abs().unwrap().max(None).unwrap().item_exact::<f32>(), 0.0);
@@ -103,17 +83,13 @@ fn emoji_prompts_agree_with_diffusers() {
     assert_eq!((found.l, found.length), ids(PATH, "input_ids_l"));
     assert_eq!((found.g, found.length), ids(PATH, "input_ids_g"));
 
-    let expected = golden(PATH);
+    let expected = Golden::open(PATH);
     let found = encoders.encode(&["cat face".to_owned(), "red heart".to_owned()]).unwrap();
-    assert_close(&found.tokens, &tensor(&expected, "prompt_embeds"), "tokens");
-    assert_close(&found.pooled, &tensor(&expected, "pooled"), "pooled");
+    assert_close(&found.tokens, &expected.get("prompt_embeds"), "tokens");
+    assert_close(&found.pooled, &expected.get("pooled"), "pooled");
     let found = encoders.encode(&[String::new()]).unwrap();
-    assert_close(&found.tokens, &tensor(&expected, "negative_embeds"), "tokens of the empty prompt");
-    assert_close(
-        &found.pooled,
-        &tensor(&expected, "negative_pooled"),
-        "pooled embedding of the empty prompt",
-    );
+    assert_close(&found.tokens, &expected.get("negative_embeds"), "tokens of the empty prompt");
+    assert_close(&found.pooled, &expected.get("negative_pooled"), "pooled embedding of the empty prompt");
 }
 
 #[test]

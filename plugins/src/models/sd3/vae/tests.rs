@@ -1,39 +1,17 @@
 //! Against images and latents made with diffusers (tests/golden/README.md).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::*;
 use crate::models::sd3::source::{ModelFiles, T5};
-use crate::models::sd3::weights::Weights;
+use crate::models::sd3::testing::{self, Golden, relative_error, repository};
 
 /// Relative L2 error that two fp32 implementations may have.
-const TOLERANCE: f32 = 1e-5;
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
-
-/// A tensor of a golden file; NCHW becomes NHWC.
-fn golden(path: &str, name: &str) -> Array {
-    let weights = Weights::open(&repository("tests/golden").join(path)).unwrap();
-    let shape = weights.shape(name).unwrap().to_vec();
-    let x = Loader::new(&weights).tensor(name, &shape);
-    match shape.len() {
-        4 => x.transpose_axes(&[0, 2, 3, 1]).unwrap(),
-        _ => x,
-    }
-}
-
-fn relative_error(found: &Array, expected: &Array) -> f32 {
-    assert_eq!(found.shape(), expected.shape());
-    let norm = |x: &Array| x.square().unwrap().sum(None).unwrap().item_exact::<f32>().sqrt();
-    norm(&found.subtract(expected).unwrap()) / norm(expected)
-}
+const TOLERANCE: f64 = 1e-5;
 
 fn assert_close(found: &Array, expected: &Array, what: &str) {
-    let error = relative_error(found, expected);
-    assert!(error < TOLERANCE, "{what}: relative error {error}");
+    testing::assert_close(found, expected, TOLERANCE, what);
 }
 
 /// The golden images are what the decoder gives, about −1..1.
@@ -50,17 +28,17 @@ fn vae(source: Option<&Path>) -> Vae {
 #[test]
 fn both_layouts_agree_with_diffusers() {
     for variant in ["tiny-sd3", "tiny-sd35"] {
-        let path = format!("{variant}/golden.safetensors");
+        let golden = Golden::open(&format!("{variant}/golden.safetensors"));
         for file in ["", "single_file.safetensors"] {
             let vae = vae(Some(&repository("tests/golden").join(variant).join(file)));
             assert_eq!((vae.factor(), vae.latent_channels()), (8, 16));
             let what = format!("{variant}/{file}");
 
-            let found = vae.decode(&golden(&path, "latent_nchw")).unwrap();
-            assert_close(&found, &displayed(&golden(&path, "vae_decode_nchw")), &format!("{what}: decode"));
+            let found = vae.decode(&golden.nhwc("latent_nchw")).unwrap();
+            assert_close(&found, &displayed(&golden.nhwc("vae_decode_nchw")), &format!("{what}: decode"));
 
-            let image = golden(&path, "image_nchw");
-            let mean = golden(&path, "vae_encode_mean");
+            let image = golden.nhwc("image_nchw");
+            let mean = golden.nhwc("vae_encode_mean");
             assert_close(&vae.encoder.forward(&image).unwrap(), &mean, &format!("{what}: encode"));
         }
     }
@@ -68,18 +46,18 @@ fn both_layouts_agree_with_diffusers() {
 
 #[test]
 fn emoji_images_agree_with_diffusers() {
-    const PATH: &str = "emoji_sd3.safetensors";
+    let golden = Golden::open("emoji_sd3.safetensors");
     let vae = vae(None);
     assert_eq!(vae.factor(), 4);
-    let trajectory = golden(PATH, "trajectory_cfg4_28");
+    let trajectory = golden.get("trajectory_cfg4_28");
     let last = trajectory.split_equal(trajectory.dim(0), 0).unwrap().pop().unwrap();
     let last = last.squeeze_axes(&[0]).unwrap().transpose_axes(&[0, 2, 3, 1]).unwrap();
-    let image = golden(PATH, "image_cfg4_28_nchw");
+    let image = golden.nhwc("image_cfg4_28_nchw");
     let decoded = vae.decode(&last).unwrap();
     assert_close(&decoded, &displayed(&image), "decode");
     // The golden encoding is of the image clipped to −1..1.
     let clipped = ops::clip(&image, (-1.0, 1.0)).unwrap();
-    assert_close(&vae.encoder.forward(&clipped).unwrap(), &golden(PATH, "vae_encode_mean"), "encode");
+    assert_close(&vae.encoder.forward(&clipped).unwrap(), &golden.nhwc("vae_encode_mean"), "encode");
     // The way back: what the transformer saw, up to the autoencoder's own loss.
     let error = relative_error(&vae.encode(&decoded).unwrap(), &last);
     assert!(error < 0.3, "{error}");
@@ -88,7 +66,7 @@ fn emoji_images_agree_with_diffusers() {
 #[test]
 fn many_images_are_computed_in_parts() {
     let vae = vae(Some(&repository("tests/golden/tiny-sd3")));
-    let two = golden("tiny-sd3/golden.safetensors", "latent_nchw");
+    let two = Golden::open("tiny-sd3/golden.safetensors").nhwc("latent_nchw");
     // 34 images of 128×128: three parts.
     let many = ops::concatenate(&[&two; 17], 0).unwrap();
     let found = vae.decode(&many).unwrap().split_equal(17, 0).unwrap();
