@@ -77,9 +77,10 @@ impl RunArgs {
         let known: Vec<String> = STAGES.iter().map(|s| (*s).to_owned()).collect();
         for name in wanted {
             let Some(at) = known.iter().position(|k| k == name) else {
-                let meant =
-                    near(name, &known).first().map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
-                let reason = format!("there is no stage `{name}`{meant} Stages: {}", known.join(", "));
+                let meant = near(name, &known)
+                    .first()
+                    .map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"));
+                let reason = format!("there is no stage `{name}`{meant}; there are {}", known.join(", "));
                 return Err(Error::settings("--stages", reason));
             };
             if !tables(pipeline)[at] {
