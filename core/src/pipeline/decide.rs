@@ -116,6 +116,7 @@ fn columns(id: crate::LayerId, seen: &[&LayerScalars]) -> LayerColumns {
         outlier_ratio: column(&|s| Some(if p99(s) > 0.0 { s.tensor_absmax / p99(s) } else { 1.0 })),
         spike_fraction: column(&|s| Some(s.spike_fraction)),
         batches: seen.iter().map(|s| s.n_batches).collect(),
+        channel_absmax: Vec::new(),
     }
 }
 

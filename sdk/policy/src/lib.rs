@@ -18,10 +18,13 @@
 //! # assert!(assign(&request).layers.is_empty());
 //! ```
 
+pub mod guest;
+mod info;
 mod layer;
 mod plan;
 mod request;
 
+pub use info::{INFO_FORMAT, PolicyError, PolicyInfo};
 pub use layer::{BlockId, LayerId, LayerSpec, Role, Stream};
 pub use plan::{LayerPlan, PLAN_FORMAT, PolicyPlan, ScaleSource};
 pub use request::{LayerColumns, PolicyRequest, REQUEST_FORMAT, Sensitivity, Timestep};

@@ -1,6 +1,7 @@
 //! What a policy is told.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{LayerId, LayerSpec};
 
@@ -53,6 +54,11 @@ pub struct LayerColumns {
     pub spike_fraction: Vec<f32>,
     /// Batches behind each entry.
     pub batches: Vec<u64>,
+    /// Largest magnitude of every channel, one row per timestep; empty unless [`PolicyInfo::per_channel`] asks.
+    ///
+    /// [`PolicyInfo::per_channel`]: crate::PolicyInfo::per_channel
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channel_absmax: Vec<Vec<f32>>,
 }
 
 /// How much the model's output suffers when one layer is quantized.
@@ -92,6 +98,9 @@ pub struct PolicyRequest {
     pub weight_bits: Vec<u8>,
     /// Activation bits that the host can use.
     pub activation_bits: Vec<u8>,
+    /// The policy's own settings, as the user gave them; empty means every default.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
 }
 
 impl PolicyRequest {
@@ -106,6 +115,7 @@ impl PolicyRequest {
             sensitivities: Vec::new(),
             weight_bits: (2..=8).collect(),
             activation_bits: (2..=8).collect(),
+            settings: Map::new(),
         }
     }
 }
