@@ -179,7 +179,9 @@ mod tests {
         };
         assert_eq!(not_found("read"), BAD_INPUT);
         let full = Error::io("write", "x")(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(Failure::from(full).exit_code(), FAILURE);
+        assert_eq!(Failure::from(full).exit_code(), BAD_INPUT);
+        let broken = Error::io("write", "x")(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(Failure::from(broken).exit_code(), FAILURE);
         assert_eq!(Failure::from(Error::settings("round", "no")).exit_code(), BAD_INPUT);
         assert_eq!(Failure::from(Error::Cancelled).exit_code(), CANCELLED);
         let pipe = Failure::Output(io::Error::from(io::ErrorKind::BrokenPipe));
