@@ -66,8 +66,9 @@ pub mod host {
     }
 
     /// The export `describe`.
-    pub fn describe(info: &PolicyInfo) -> i32 {
-        respond(&super::description(info));
+    pub fn describe(info: impl FnOnce() -> PolicyInfo) -> i32 {
+        log_panics();
+        respond(&super::description(&info()));
         0
     }
 
@@ -76,12 +77,18 @@ pub mod host {
         length: i32,
         assign: impl FnOnce(&PolicyRequest) -> Result<PolicyPlan, PolicyError>,
     ) -> i32 {
+        log_panics();
         let mut request = vec![0; length as usize];
         // SAFETY: the host writes the request, whose length it gave, to the start of the vector.
         unsafe { read_request(request.as_mut_ptr()) };
         let (response, fine) = super::answer(&request, assign);
         respond(&response);
         i32::from(!fine)
+    }
+
+    /// A panic ends the module with a trap, which has no text: the log gets it.
+    fn log_panics() {
+        std::panic::set_hook(Box::new(|panic| write_log(1, &panic.to_string())));
     }
 
     fn respond(response: &[u8]) {
@@ -115,19 +122,20 @@ macro_rules! export_policy {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, reason = "exports carry their own names")]
         mod taq_policy_exports {
+            // The exports have names of their own here, so that they do not hide the functions given to the macro.
             use super::*;
 
             /// Says which ABI the module speaks; never called.
-            #[unsafe(no_mangle)]
-            extern "C" fn taq_policy_abi_v1() {}
+            #[unsafe(export_name = "taq_policy_abi_v1")]
+            extern "C" fn taq_export_marker() {}
 
-            #[unsafe(no_mangle)]
-            extern "C" fn describe() -> i32 {
-                $crate::guest::host::describe(&$info())
+            #[unsafe(export_name = "describe")]
+            extern "C" fn taq_export_describe() -> i32 {
+                $crate::guest::host::describe($info)
             }
 
-            #[unsafe(no_mangle)]
-            extern "C" fn assign(length: i32) -> i32 {
+            #[unsafe(export_name = "assign")]
+            extern "C" fn taq_export_assign(length: i32) -> i32 {
                 $crate::guest::host::assign(length, $assign)
             }
         }
