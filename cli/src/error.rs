@@ -94,6 +94,8 @@ fn is_bad_input(error: &Error) -> bool {
         | Error::Shape { .. }
         | Error::StageMissing { .. }
         | Error::Stale { .. }
+        | Error::Plan { .. }
+        | Error::Wasm { .. }
         | Error::Unsupported { .. } => true,
         _ => false,
     }

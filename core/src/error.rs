@@ -152,6 +152,14 @@ pub enum Error {
         /// The stage to run first.
         first: &'static str,
     },
+    /// A WASM policy that cannot be used.
+    #[error("policy `{}`: {reason}", path.display())]
+    Wasm {
+        /// The module's file.
+        path: PathBuf,
+        /// A sentence about the module: “it …”.
+        reason: String,
+    },
     /// The run folder holds results of other inputs or settings.
     #[error("`{}` holds results of another run: {reason}", path.display())]
     Stale {
@@ -212,6 +220,7 @@ impl Error {
             Self::Shape { .. } => "taq::shape",
             Self::NotFinite { .. } => "taq::not_finite",
             Self::StageMissing { .. } => "taq::stage_missing",
+            Self::Wasm { .. } => "taq::wasm",
             Self::Stale { .. } => "taq::stale",
             Self::Unsupported { .. } => "taq::unsupported",
             Self::Download { .. } => "taq::download",

@@ -33,6 +33,7 @@ mod rounder;
 mod sampler;
 pub mod stats;
 mod tap;
+pub mod wasm;
 
 pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};
@@ -40,7 +41,8 @@ pub use layer::{BlockId, BlockSpec, LayerId, LayerSpec, ModelSpec, Role, Stream}
 pub use model::{BlockIo, Conditioning, Model, ModelDefaults};
 pub use observer::{ObservationPoint, Observer};
 pub use policy::{
-    BitPolicy, LayerColumns, LayerPlan, PolicyPlan, PolicyRequest, ScaleSource, Sensitivity, Timestep,
+    BitPolicy, LayerColumns, LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource,
+    Sensitivity, Timestep,
 };
 pub use rounder::{BlockJob, LOSS_STRIDE, LayerJob, Reconstruction, RoundedBlock, RoundedLayer, Rounder};
 pub use sampler::{Sampler, Schedule, StepAt};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::quant::Granularity;
+use crate::registry::is_path;
 use crate::{BlockId, Error, Result};
 
 /// A plugin by name, with its settings beside the name: `{ name = "adaround", iters = 500 }`.
@@ -247,7 +248,7 @@ fn default_sampler() -> PluginChoice {
 }
 
 impl Pipeline {
-    /// Reads a manifest. Paths of prompt and noise files in it are relative to the manifest's folder.
+    /// Reads a manifest. Paths of prompts, noise and policies in it are relative to the manifest's folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let mut pipeline: Self =
@@ -256,6 +257,11 @@ impl Pipeline {
         let calibrate = pipeline.calibrate.as_mut().and_then(|s| s.prompts.as_mut());
         let noise = pipeline.generate.as_mut().and_then(|s| s.noise.as_mut());
         noise.into_iter().for_each(|file| *file = base.join(&*file));
+        if let Some(decide) = &mut pipeline.decide
+            && is_path(&decide.policy.name)
+        {
+            decide.policy.name = base.join(&decide.policy.name).to_string_lossy().into_owned();
+        }
         let generate = pipeline.generate.as_mut().and_then(|s| s.prompts.as_mut());
         for prompts in calibrate.into_iter().chain(generate) {
             if let Prompts::File(file) = prompts {

@@ -3,7 +3,8 @@
 use crate::Result;
 
 pub use taq_policy::{
-    LayerColumns, LayerPlan, PolicyPlan, PolicyRequest, ScaleSource, Sensitivity, Timestep,
+    LayerColumns, LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource, Sensitivity,
+    Timestep,
 };
 
 /// A pure function from what was measured to a plan.
@@ -25,4 +26,9 @@ pub use taq_policy::{
 pub trait BitPolicy {
     /// The plan: one entry for each layer of the request, in its order. The host checks it before use.
     fn assign(&self, request: &PolicyRequest) -> Result<PolicyPlan>;
+
+    /// Whether the request must hold the statistics of every channel ([`LayerColumns::channel_absmax`]).
+    fn per_channel(&self) -> bool {
+        false
+    }
 }

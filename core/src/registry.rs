@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::wasm::WasmPolicy;
 use crate::{BitPolicy, Error, Model, ModelDefaults, Observer, Result, Rounder, Sampler};
 
 /// What a plugin is.
@@ -210,6 +212,15 @@ impl Registry {
         })
     }
 
+    /// Where a plugin comes from, for fingerprints: the crate with its version, or the hash of a WASM module.
+    pub fn origin(&self, kind: Kind, name: &str) -> Result<String> {
+        if kind == Kind::Policy && is_path(name) {
+            let bytes = std::fs::read(name).map_err(Error::io("read", name))?;
+            return Ok(format!("blake3 {}", blake3::hash(&bytes).to_hex()));
+        }
+        Ok(self.find(kind, name)?.origin.to_owned())
+    }
+
     /// Makes a model.
     pub fn model(&self, name: &str, settings: &Value) -> Result<Box<dyn Model>> {
         match self.find(Kind::Model, name)?.make {
@@ -239,8 +250,11 @@ impl Registry {
         }
     }
 
-    /// Makes a bit policy.
+    /// Makes a bit policy: a built-in by its name, or a WASM module by its path.
     pub fn policy(&self, name: &str, settings: &Value) -> Result<Box<dyn BitPolicy>> {
+        if is_path(name) {
+            return Ok(Box::new(WasmPolicy::load(Path::new(name), settings)?));
+        }
         match self.find(Kind::Policy, name)?.make {
             Make::Policy(make) => make(settings),
             _ => unreachable!("found by kind"),
@@ -254,6 +268,18 @@ impl Registry {
             _ => unreachable!("found by kind"),
         }
     }
+}
+
+/// Whether a plugin's name is the path of a file: it has a slash, or ends in `.wasm`.
+///
+/// ```
+/// use taq_core::registry::is_path;
+///
+/// assert!(is_path("./mine.wasm") && is_path("mine.wasm") && is_path("policies/mine"));
+/// assert!(!is_path("multitier"));
+/// ```
+pub fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\']) || name.ends_with(".wasm")
 }
 
 /// Names that a typo may have meant, nearest first: at most three edits and a third of the longer name away,

@@ -90,6 +90,6 @@ pub(super) fn choose(
 ) -> Result<PluginChoice> {
     let mut choice = name.map_or(default, PluginChoice::named);
     choice.settings.extend(settings.cloned().unwrap_or_default());
-    registry.find(kind, &choice.name)?;
+    registry.origin(kind, &choice.name)?;
     Ok(choice)
 }

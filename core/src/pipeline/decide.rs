@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::session::{measured, parts};
 use super::{Outcome, Session};
-use crate::artifacts::{StageState, read_document, read_json, write_json};
+use crate::artifacts::{Npz, StageState, read_document, read_json, write_json};
 use crate::manifest::DecideSettings;
 use crate::plan::{ActivationGrid, PlanSummary, QUANT_CONFIG_FORMAT, QuantConfig};
 use crate::registry::Kind;
@@ -45,9 +45,13 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
             .iter()
             .map(|&step| Ok((step, read_json::<StepIndex>(&run.step_index(step), "step index")?)))
             .collect::<Result<BTreeMap<_, _>>>()?;
-        let request = request(spec, &index, &steps)?;
         let name = &settings.policy.name;
-        let plan = session.registry.policy(name, &settings.policy.settings())?.assign(&request)?;
+        let policy = session.registry.policy(name, &settings.policy.settings())?;
+        let mut request = request(spec, &index, &steps)?;
+        if policy.per_channel() {
+            add_channels(session, &mut request)?;
+        }
+        let plan = policy.assign(&request)?;
         check(name, &request, &plan)?;
         let config = fill_in(spec, name, &index, &steps, &plan)?;
         write_json(&run.quant_config(), &config)?;
@@ -118,6 +122,22 @@ fn columns(id: crate::LayerId, seen: &[&LayerScalars]) -> LayerColumns {
         batches: seen.iter().map(|s| s.n_batches).collect(),
         channel_absmax: Vec::new(),
     }
+}
+
+/// Fills in the statistics of every channel.
+fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
+    for timestep in &request.timesteps {
+        let npz = Npz::open(&session.run.step_stats(timestep.step))?;
+        for (layer, columns) in request.layers.iter().zip(&mut request.statistics) {
+            let shape = [layer.in_features];
+            let name = |field: &str| format!("{}__{field}", layer.id.array_prefix());
+            let low: Vec<f32> = npz.vec(&name("avg_min"), &shape)?;
+            let high: Vec<f32> = npz.vec(&name("avg_max"), &shape)?;
+            let absmax = low.iter().zip(&high).map(|(a, b)| a.abs().max(b.abs()));
+            columns.channel_absmax.push(absmax.collect());
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a plan that does not answer the request, naming the layer and the field.

@@ -65,8 +65,10 @@ impl Session {
 
     /// For fingerprints: a plugin's name, settings, and the crate that it comes from.
     pub fn identity(&self, kind: Kind, choice: &PluginChoice) -> Result<Value> {
-        let origin = self.registry.find(kind, &choice.name)?.origin;
-        Ok(json!({ "name": choice.name, "settings": choice.settings(), "origin": origin }))
+        let origin = self.registry.origin(kind, &choice.name)?;
+        // The same module elsewhere is the same policy.
+        let name = choice.name.rsplit(['/', '\\']).next().unwrap_or_default();
+        Ok(json!({ "name": name, "settings": choice.settings(), "origin": origin }))
     }
 
     /// For fingerprints: the sampler.

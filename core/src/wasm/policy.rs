@@ -1,0 +1,172 @@
+//! A WASM module as a bit policy.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use taq_policy::{INFO_FORMAT, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
+use wasmtime::Module;
+
+use super::call::{Answer, call};
+use super::compile::compile;
+use super::limits::{FUEL, SHORT_FUEL};
+use super::text::shown;
+use crate::{BitPolicy, Error, Result};
+
+/// Characters of a policy's name, and of its version.
+const NAME_CHARACTERS: usize = 64;
+
+/// A compiled policy with its settings.
+pub struct WasmPolicy {
+    path: PathBuf,
+    hash: String,
+    module: Module,
+    info: PolicyInfo,
+    settings: Map<String, Value>,
+}
+
+/// A plan, and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyRun {
+    /// The plan; not checked against the request yet.
+    pub plan: PolicyPlan,
+    /// The plan's bytes, as the module wrote them.
+    pub response: Vec<u8>,
+    /// Fuel used, about one unit an instruction. The same module and the same request use the same fuel.
+    pub fuel: u64,
+    /// Bytes of the module's memory at the end.
+    pub memory: usize,
+}
+
+impl WasmPolicy {
+    /// Reads, checks and compiles a module, asks it to describe itself, and tries the settings on it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read; [`Error::Wasm`] says what is wrong with the module;
+    /// [`Error::Settings`] if it refuses the settings.
+    pub fn load(path: &Path, settings: &Value) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
+        let settings = match settings {
+            Value::Object(settings) => settings.clone(),
+            Value::Null => Map::new(),
+            other => {
+                let owner = format!("policy `{}`", path.display());
+                return Err(Error::settings(owner, format!("expected a table of settings, found {other}")));
+            }
+        };
+        let module = compile(&bytes).map_err(failed)?;
+        let info = describe(&module, path).map_err(failed)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let policy = Self { path: path.to_owned(), hash, module, info, settings };
+        policy.try_settings()?;
+        Ok(policy)
+    }
+
+    /// What the module says of itself.
+    pub fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+
+    /// BLAKE3 of the module's file, in hexadecimal digits.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Runs the module on a request.
+    ///
+    /// # Errors
+    /// [`Error::Wasm`] if the module breaks a rule or a limit, or says that it has no plan.
+    pub fn run(&self, request: &PolicyRequest) -> Result<PolicyRun> {
+        self.answer(request, FUEL).map_err(|failure| match failure {
+            Failure::Module(reason) => self.failed(reason),
+            Failure::Refusal(reason) => self.failed(format!("it has no plan: {reason}")),
+        })
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::Wasm { path: self.path.clone(), reason }
+    }
+
+    fn answer(&self, request: &PolicyRequest, fuel: u64) -> Result<PolicyRun, Failure> {
+        let request = PolicyRequest { settings: self.settings.clone(), ..request.clone() };
+        let request = serde_json::to_vec(&request).map_err(|e| Failure::Module(e.to_string()))?;
+        let Answer { code, response, fuel, memory } =
+            call(&self.module, &self.info.name, Some(request.into()), fuel).map_err(Failure::Module)?;
+        match code {
+            0 => {
+                let plan = document(&response, "plan").map_err(Failure::Module)?;
+                Ok(PolicyRun { plan, response, fuel, memory })
+            }
+            1 => {
+                let PolicyError { error } = document(&response, "error").map_err(Failure::Module)?;
+                Err(Failure::Refusal(shown(error.as_bytes())))
+            }
+            code => {
+                Err(Failure::Module(format!("`assign` returned {code}; expected 0 (a plan) or 1 (an error)")))
+            }
+        }
+    }
+
+    /// Shows the settings to the module with an empty request, so that a mistake in them comes to light now. What
+    /// else it thinks of an empty request does not matter.
+    fn try_settings(&self) -> Result<()> {
+        let request = PolicyRequest::new("settings", Vec::new(), Vec::new());
+        match self.answer(&request, SHORT_FUEL) {
+            Err(Failure::Refusal(reason)) if reason.starts_with("settings") => {
+                Err(Error::settings(format!("policy `{}`", self.path.display()), reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl BitPolicy for WasmPolicy {
+    fn assign(&self, request: &PolicyRequest) -> Result<PolicyPlan> {
+        let run = self.run(request)?;
+        tracing::debug!(fuel = run.fuel, memory = run.memory, "policy {}", self.info.name);
+        Ok(run.plan)
+    }
+
+    fn per_channel(&self) -> bool {
+        self.info.per_channel
+    }
+}
+
+enum Failure {
+    /// The module's fault.
+    Module(String),
+    /// The module's answer.
+    Refusal(String),
+}
+
+fn describe(module: &Module, path: &Path) -> Result<PolicyInfo, String> {
+    let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let Answer { code, response, .. } = call(module, &name, None, SHORT_FUEL)?;
+    if code != 0 {
+        return Err(format!("`describe` returned {code}; expected 0"));
+    }
+    let info: PolicyInfo = document(&response, "description")?;
+    if info.format != INFO_FORMAT {
+        let found = shown(info.format.as_bytes());
+        return Err(format!("the format of its description is `{found}`; expected `{INFO_FORMAT}`"));
+    }
+    for (field, text) in [("name", &info.name), ("version", &info.version)] {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+        if text.is_empty() || text.len() > NAME_CHARACTERS || !text.chars().all(plain) {
+            return Err(format!(
+                "the {field} in its description is `{}`; expected 1 to {NAME_CHARACTERS} letters, digits and -_.+",
+                shown(text.as_bytes())
+            ));
+        }
+    }
+    Ok(PolicyInfo { summary: shown(info.summary.as_bytes()), ..info })
+}
+
+/// A JSON document of the guest.
+fn document<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| format!("its {what} is no UTF-8 (at byte {})", e.valid_up_to()))?;
+    serde_json::from_str(text)
+        .map_err(|e| format!("its {what} is not one: {}", shown(e.to_string().as_bytes())))
+}

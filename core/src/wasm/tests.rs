@@ -1,0 +1,336 @@
+//! Modules that mean harm, and modules that are merely wrong: each with the sentence that the user reads.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use taq_policy::{LayerSpec, PolicyRequest, Role, Stream, Timestep};
+
+use super::{PolicyRun, WasmPolicy};
+
+const INFO: &str = r#"{"format":"taq.policy_info.v1","name":"toy","version":"1.0.0","summary":"A toy."}"#;
+const PLAN: &str =
+    r#"{"format":"taq.policy_plan.v1","layers":[{"id":"a","weight_bits":4,"activation_bits":[8,8]}]}"#;
+
+fn request() -> PolicyRequest {
+    let layer = LayerSpec {
+        id: "a".into(),
+        block: "mm0".into(),
+        stream: Stream::Image,
+        role: Role::Q,
+        in_features: 8,
+        out_features: 8,
+        post_gelu: false,
+    };
+    let timesteps = vec![Timestep { step: 0, sigma: 1.0 }, Timestep { step: 1, sigma: 0.5 }];
+    PolicyRequest::new("toy", vec![layer], timesteps)
+}
+
+/// A string for the text format.
+fn quoted(text: &[u8]) -> String {
+    let bytes: String = text.iter().map(|b| format!("\\{b:02x}")).collect();
+    format!("\"{bytes}\"")
+}
+
+/// A complete policy: `info` lies at 0, `plan` at 4096; `assign` is the body of the function of that name.
+struct Toy<'a> {
+    info: &'a [u8],
+    plan: &'a [u8],
+    memory: &'a str,
+    fields: &'a str,
+    assign: &'a str,
+}
+
+/// Writes the plan.
+const WRITE: &str = "(call $write (i32.const 4096) (global.get $plan)) (i32.const 0)";
+
+impl Default for Toy<'_> {
+    fn default() -> Self {
+        Self {
+            info: INFO.as_bytes(),
+            plan: PLAN.as_bytes(),
+            memory: "(memory (export \"memory\") 2)",
+            fields: "",
+            assign: WRITE,
+        }
+    }
+}
+
+impl Toy<'_> {
+    fn text(&self) -> String {
+        format!(
+            r#"(module
+                (import "taq" "read_request" (func $read (param i32)))
+                (import "taq" "write_response" (func $write (param i32 i32)))
+                (import "taq" "log" (func $log (param i32 i32 i32)))
+                {memory}
+                (global $plan i32 (i32.const {plan_length}))
+                (data (i32.const 0) {info}) (data (i32.const 4096) {plan})
+                {fields}
+                (func (export "taq_policy_abi_v1"))
+                (func (export "describe") (result i32)
+                    (call $write (i32.const 0) (i32.const {info_length})) (i32.const 0))
+                (func $assign (export "assign") (param $length i32) (result i32) {assign}))"#,
+            memory = self.memory,
+            plan_length = self.plan.len(),
+            info = quoted(self.info),
+            plan = quoted(self.plan),
+            fields = self.fields,
+            info_length = self.info.len(),
+            assign = self.assign,
+        )
+    }
+
+    fn run(&self) -> Result<PolicyRun, String> {
+        run_bytes(&wat::parse_str(self.text()).unwrap())
+    }
+
+    #[track_caller]
+    fn fails(&self, expected: &str) {
+        assert_eq!(self.run().unwrap_err(), expected);
+    }
+}
+
+/// The outcome, without the path in front of it.
+fn run_bytes(bytes: &[u8]) -> Result<PolicyRun, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("toy.wasm");
+    fs::write(&path, bytes).unwrap();
+    let outcome = WasmPolicy::load(&path, &Value::Null).and_then(|policy| policy.run(&request()));
+    let head = format!("policy `{}`: ", path.display());
+    outcome.map_err(|e| e.to_string().strip_prefix(&head).expect("the message names the file").to_owned())
+}
+
+#[track_caller]
+fn text_fails(text: &str, expected: &str) {
+    assert_eq!(run_bytes(&wat::parse_str(text).unwrap()).unwrap_err(), expected);
+}
+
+#[test]
+fn a_policy_answers_with_its_plan_and_the_same_fuel_every_time() {
+    let first = Toy::default().run().unwrap();
+    assert_eq!(first.plan.layers[0].activation_bits, [8, 8]);
+    assert_eq!(first.response, PLAN.as_bytes());
+    assert!(first.fuel > 0 && first.fuel < 1000, "{}", first.fuel);
+    assert_eq!(first.memory, 2 * 65536);
+    assert_eq!(Toy::default().run().unwrap(), first);
+}
+
+#[test]
+fn a_policy_reads_its_request_and_its_settings() {
+    // Answers with an error that is the request itself, cut to a JSON string by its own quotes.
+    let error = br#"{"error":"settings: no"}"#;
+    let toy = Toy {
+        plan: error,
+        assign: "(call $read (i32.const 8192)) (call $write (i32.const 4096) (global.get $plan))
+                 (i32.ne (i32.load8_u (i32.const 8192)) (i32.const 0x7b)) if (result i32) i32.const 7 else i32.const 1 end",
+        ..Toy::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("toy.wasm");
+    fs::write(&path, wat::parse_str(toy.text()).unwrap()).unwrap();
+    let error = WasmPolicy::load(&path, &json!({ "x": 1 })).err().unwrap().to_string();
+    assert_eq!(error, format!("policy `{}`: settings: no", path.display()));
+    let error = WasmPolicy::load(&path, &json!([1])).err().unwrap().to_string();
+    assert!(error.contains("expected a table of settings, found [1]"), "{error}");
+    assert!(WasmPolicy::load(&folder.path().join("gone.wasm"), &json!({})).is_err());
+}
+
+#[test]
+fn an_error_of_the_policy_is_shown_harmless() {
+    let plan = format!(r#"{{"error":"no \u001b[31m{}"}}"#, "x".repeat(1000));
+    let error = Toy {
+        plan: plan.as_bytes(),
+        assign: &WRITE.replace("(i32.const 0)", "(i32.const 1)"),
+        ..Toy::default()
+    }
+    .run()
+    .unwrap_err();
+    assert!(error.starts_with("it has no plan: no \\u{1b}[31mxxx") && error.ends_with("x…"), "{error}");
+    assert!(error.chars().count() < 600);
+}
+
+#[test]
+fn what_takes_too_much_is_stopped() {
+    let loops = "it did not end within 5000 million instructions (an endless loop?)";
+    let start = Instant::now();
+    Toy { assign: "(loop (br 0)) (i32.const 0)", ..Toy::default() }.fails(loops);
+    assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
+    Toy { fields: "(func $spin (loop (br 0))) (start $spin)", ..Toy::default() }
+        .fails("it did not end within 200 million instructions (an endless loop?)");
+    Toy { assign: "(loop (drop (memory.grow (i32.const 64))) (br 0)) (i32.const 0)", ..Toy::default() }
+        .fails("it asked for 65 MiB of memory; at most 64 MiB are given");
+    Toy { memory: "(memory (export \"memory\") 65536)", ..Toy::default() }
+        .fails("it begins with 65536 pages of memory; at most 1024 (64 MiB) are given");
+    Toy { fields: "(table 10000000 funcref)", ..Toy::default() }
+        .fails("it begins with a table of 10000000 elements; at most 100000 are given");
+    Toy {
+        fields: "(table $t 1 funcref)",
+        assign: "(loop (drop (table.grow $t (ref.null func) (i32.const 65536))) (br 0)) (i32.const 0)",
+        ..Toy::default()
+    }
+    .fails("it asked for a table of 131073 elements; at most 100000 are given");
+    Toy { assign: "(call $assign (local.get $length))", ..Toy::default() }
+        .fails("it ran out of its 512 KiB of stack (an endless recursion?)");
+    Toy {
+        memory: "(memory (export \"memory\") 1024)",
+        assign: "(call $write (i32.const 0) (i32.const 67108864)) (i32.const 0)",
+        ..Toy::default()
+    }
+    .fails("its response has 67108864 bytes; at most 8388608 are taken");
+    Toy { assign: "(call $write (i32.const 0) (i32.const -1)) (i32.const 0)", ..Toy::default() }
+        .fails("its response has 4294967295 bytes; at most 8388608 are taken");
+}
+
+#[test]
+fn what_breaks_the_rules_is_named() {
+    Toy { assign: "unreachable", ..Toy::default() }.fails("it gave up (`unreachable`: a panic or an abort)");
+    Toy { assign: "(i32.load (i32.const -4))", ..Toy::default() }.fails("it reached outside its memory");
+    Toy { assign: "(i32.div_u (i32.const 1) (i32.const 0))", ..Toy::default() }
+        .fails("it was stopped: wasm trap: integer divide by zero");
+    let length = serde_json::to_vec(&request()).unwrap().len();
+    Toy { assign: "(call $read (i32.const -8)) (i32.const 0)", ..Toy::default() }
+        .fails(&format!("it wants the request of {length} bytes at 4294967288, outside its memory"));
+    Toy { assign: "(call $write (i32.const 131000) (i32.const 1000)) (i32.const 0)", ..Toy::default() }
+        .fails("its response of 1000 bytes at 131000 lies outside its memory");
+    Toy { assign: "(call $log (i32.const 1) (i32.const 0) (i32.const -1)) (i32.const 0)", ..Toy::default() }
+        .fails("its log line of 4294967295 bytes at 0 lies outside its memory");
+    Toy { assign: "(i32.const 0)", ..Toy::default() }.fails("it returned without a response");
+    Toy { assign: &format!("(drop (block (result i32) {WRITE})) {WRITE}"), ..Toy::default() }
+        .fails("it wrote two responses to one call");
+    Toy { assign: &WRITE.replace("(i32.const 0)", "(i32.const 2)"), ..Toy::default() }
+        .fails("`assign` returned 2; expected 0 (a plan) or 1 (an error)");
+}
+
+#[test]
+fn answers_that_are_no_plan_are_named() {
+    let answer = |plan: &[u8], expected: &str| Toy { plan, ..Toy::default() }.fails(expected);
+    answer(&[b'"', 0xff, b'"'], "its plan is no UTF-8 (at byte 1)");
+    answer(b"{", "its plan is not one: EOF while parsing an object at line 1 column 1");
+    answer(
+        b"[]",
+        "its plan is not one: invalid length 0, expected struct PolicyPlan with 2 elements at line 1 column 2",
+    );
+    answer(
+        &[b'['; 100_000],
+        "its plan is not one: invalid type: sequence, expected a string at line 1 column 1",
+    );
+    answer(
+        br#"{"format":"taq.policy_plan.v1","layers":[],"extra":1}"#,
+        "its plan is not one: unknown field `extra`, expected `format` or `layers` at line 1 column 50",
+    );
+    answer(
+        br#"{"format":"taq.policy_plan.v1","layers":[{"id":"a","weight_bits":4,"activation_bits":[NaN]}]}"#,
+        "its plan is not one: expected value at line 1 column 87",
+    );
+}
+
+#[test]
+fn descriptions_are_checked() {
+    let described = |from: &str, to: &str, expected: &str| {
+        let info = INFO.replace(from, to);
+        assert_ne!(info, INFO);
+        Toy { info: info.as_bytes(), ..Toy::default() }.fails(expected);
+    };
+    described(
+        "info.v1",
+        "info.v9",
+        "the format of its description is `taq.policy_info.v9`; expected `taq.policy_info.v1`",
+    );
+    described(
+        "toy",
+        "../toy",
+        "the name in its description is `../toy`; expected 1 to 64 letters, digits and -_.+",
+    );
+    described("1.0.0", "", "the version in its description is ``; expected 1 to 64 letters, digits and -_.+");
+    described(
+        "\"name\"",
+        "\"nom\"",
+        "its description is not one: unknown field `nom`, expected one of `format`, `name`, `version`, `summary`, `settings_schema`, `per_channel` at line 1 column 36",
+    );
+}
+
+#[test]
+fn modules_that_are_no_policy_are_refused_before_they_run() {
+    text_fails("(module)", "it is no policy of taq: the export `taq_policy_abi_v1` is missing");
+    text_fails(
+        r#"(module (func (export "taq_policy_abi_v2")))"#,
+        "it speaks version 2 of the policy ABI; this version of taq speaks 1",
+    );
+    text_fails(
+        r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#,
+        "it imports `wasi_snapshot_preview1.fd_write`: policies have no WASI; build it without a standard library that \
+         wants one",
+    );
+    let offered = "offered are `taq.read_request`, `taq.write_response`, `taq.log`";
+    text_fails(r#"(module (import "env" "abort" (func)))"#, &format!("it imports `env.abort`; {offered}"));
+    text_fails(r#"(module (import "taq" "clock" (func)))"#, &format!("it imports `taq.clock`; {offered}"));
+    text_fails(
+        r#"(module (import "taq" "log" (func (param i64))))"#,
+        "it imports `taq.log` with another signature; expected (i32, i32, i32) -> nothing",
+    );
+    text_fails(
+        r#"(module (import "taq" "log" (memory 1)))"#,
+        "it imports `taq.log`, which is a function, as another kind",
+    );
+    let with = |rest: &str| format!(r#"(module (func (export "taq_policy_abi_v1")) {rest})"#);
+    text_fails(&with(""), "the export `memory` is missing");
+    text_fails(&with(r#"(global (export "memory") i32 (i32.const 1))"#), "its export `memory` is no memory");
+    let with = |rest: &str| with(&format!(r#"(memory (export "memory") 1) {rest}"#));
+    text_fails(&with(""), "the export `describe` is missing");
+    text_fails(
+        &with(r#"(func (export "describe"))"#),
+        "its export `describe` has another signature; expected () -> i32",
+    );
+    let describe = r#"(func (export "describe") (result i32) (i32.const 0))"#;
+    text_fails(&with(describe), "the export `assign` is missing");
+    text_fails(
+        &with(&format!(r#"{describe} (func (export "assign") (param i64) (result i32) (i32.const 0))"#)),
+        "its export `assign` has another signature; expected (i32) -> i32",
+    );
+    Toy { memory: "(memory (export \"memory\") i64 1)", ..Toy::default() }
+        .fails("its memory is 64-bit or shared; policies have a plain 32-bit one");
+}
+
+#[test]
+fn files_that_are_no_module_are_refused() {
+    let fails = |bytes: &[u8], expected: &str| assert_eq!(run_bytes(bytes).unwrap_err(), expected);
+    fails(b"", "it is no WebAssembly: it does not begin with `\\0asm`");
+    fails(b"#!/bin/sh", "it is no WebAssembly: it does not begin with `\\0asm`");
+    fails(&vec![0; 9 << 20], "it is 9437184 bytes long; at most 8388608 are taken");
+    let component = wat::parse_str("(component)").unwrap();
+    fails(&component, "it is a component; this version of taq runs core modules (ABI version 1)");
+    let whole = wat::parse_str(Toy::default().text()).unwrap();
+    for length in 4..whole.len() {
+        let error = run_bytes(&whole[..length]).unwrap_err();
+        // Cut between two sections it is a module, only not this one.
+        let known = ["it is ", "its description ", "the export "];
+        assert!(known.iter().any(|head| error.starts_with(head)), "{length} bytes: {error}");
+    }
+    // Valid in its sections, wrong in its code.
+    let broken = Toy { assign: "(i32.add)", ..Toy::default() }.text();
+    let error = wat::parse_str(broken).map(|bytes| run_bytes(&bytes).unwrap_err());
+    assert!(error.is_err() || error.unwrap().starts_with("it is not valid: "));
+}
+
+#[test]
+fn code_that_would_compile_for_ever_is_not_compiled() {
+    let long = "(drop (i32.add (local.get $length) (i32.const 1)))".repeat(150_000);
+    let error = Toy { assign: &format!("{long} (i32.const 0)"), ..Toy::default() }.run().unwrap_err();
+    assert!(
+        error.starts_with("one of its functions is ") && error.ends_with("at most 524288 are compiled"),
+        "{error}"
+    );
+    let many = "(func)".repeat(50_001);
+    Toy { fields: &many, ..Toy::default() }.fails("it has 50004 functions; at most 50000 are taken");
+}
+
+#[test]
+fn the_log_is_bounded() {
+    let lines = "(loop $again
+        (call $log (i32.const 3) (i32.const 0) (i32.const 20))
+        (local.set $length (i32.add (local.get $length) (i32.const 1)))
+        (br_if $again (i32.lt_u (local.get $length) (i32.const 100000))))";
+    let run = Toy { assign: &format!("{lines} {WRITE}"), ..Toy::default() }.run().unwrap();
+    assert_eq!(run.plan.layers.len(), 1);
+}

@@ -1,0 +1,44 @@
+//! Text that comes from a module, made fit for a terminal.
+
+use super::limits::TEXT_CHARACTERS;
+
+/// At most [`TEXT_CHARACTERS`] characters on one line, control characters escaped; bytes that are no UTF-8 are
+/// replaced.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    // Four bytes a character at the most: nothing beyond is looked at.
+    let head = &bytes[..bytes.len().min(4 * TEXT_CHARACTERS)];
+    let text = String::from_utf8_lossy(head);
+    let mut shown = String::new();
+    for c in text.chars().take(TEXT_CHARACTERS) {
+        if c.is_control() || is_invisible(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    if text.chars().nth(TEXT_CHARACTERS).is_some() || head.len() < bytes.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Marks that change how what follows them is displayed.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn text_is_cut_and_harmless() {
+        assert_eq!(shown("plain Ω".as_bytes()), "plain Ω");
+        assert_eq!(shown(b"\x1b[31mred\n"), "\\u{1b}[31mred\\n");
+        assert_eq!(shown("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(shown(&[b'x', 0xff]), "x\u{fffd}");
+        let long = shown(&[b'y'; 100_000]);
+        assert_eq!(long.chars().count(), 501);
+        assert!(long.ends_with('…'));
+    }
+}
