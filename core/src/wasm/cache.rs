@@ -13,21 +13,8 @@ use crate::artifacts::atomic_write_bytes;
 
 const HASH: usize = 32;
 
-/// The module compiled earlier, if it is there and whole.
-pub(super) fn load(engine: &Engine, wasm: &[u8]) -> Option<Module> {
-    load_from(&folder()?, engine, wasm)
-}
-
-/// Keeps a compiled module. A failure costs time at the next run and is only noted.
-pub(super) fn store(engine: &Engine, wasm: &[u8], module: &Module) {
-    let Some(folder) = folder() else { return };
-    if let Err(error) = store_in(&folder, engine, wasm, module) {
-        tracing::debug!("compiled policy not kept in {}: {error}", folder.display());
-    }
-}
-
 /// `$XDG_CACHE_HOME/taq/policies`, else below the home folder.
-fn folder() -> Option<PathBuf> {
+pub(super) fn folder() -> Option<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let cache = cache.or_else(|| {
         let below = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
@@ -45,7 +32,8 @@ fn path(folder: &Path, engine: &Engine, wasm: &[u8]) -> PathBuf {
     folder.join(name)
 }
 
-fn load_from(folder: &Path, engine: &Engine, wasm: &[u8]) -> Option<Module> {
+/// The module compiled earlier, if it is there and whole.
+pub(super) fn load(folder: &Path, engine: &Engine, wasm: &[u8]) -> Option<Module> {
     if !is_private(folder) {
         return None;
     }
@@ -59,12 +47,13 @@ fn load_from(folder: &Path, engine: &Engine, wasm: &[u8]) -> Option<Module> {
 
 #[allow(unsafe_code, reason = "machine code has no other way in")]
 fn deserialize(engine: &Engine, code: &[u8]) -> Option<Module> {
-    // SAFETY: the bytes are what `Module::serialize` gave to `store_in`: they come from a folder that only this user
+    // SAFETY: the bytes are what `Module::serialize` gave to `store`: they come from a folder that only this user
     // can write, and their hash is right. wasmtime refuses those of another version or other settings.
     unsafe { Module::deserialize(engine, code) }.ok()
 }
 
-fn store_in(folder: &Path, engine: &Engine, wasm: &[u8], module: &Module) -> io::Result<()> {
+/// Keeps a compiled module.
+pub(super) fn store(folder: &Path, engine: &Engine, wasm: &[u8], module: &Module) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -100,22 +89,22 @@ mod tests {
         let module = Module::new(engine, &wasm).unwrap();
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("policies");
-        assert!(load_from(&folder, engine, &wasm).is_none());
-        store_in(&folder, engine, &wasm, &module).unwrap();
-        assert!(load_from(&folder, engine, &wasm).is_some());
+        assert!(load(&folder, engine, &wasm).is_none());
+        store(&folder, engine, &wasm, &module).unwrap();
+        assert!(load(&folder, engine, &wasm).is_some());
 
         let file = path(&folder, engine, &wasm);
         let whole = fs::read(&file).unwrap();
         for damage in [&whole[..20], &whole[..whole.len() - 1], b""] {
             fs::write(&file, damage).unwrap();
-            assert!(load_from(&folder, engine, &wasm).is_none(), "{} bytes", damage.len());
+            assert!(load(&folder, engine, &wasm).is_none(), "{} bytes", damage.len());
         }
         let mut flipped = whole.clone();
         flipped[HASH + 100] ^= 1;
         fs::write(&file, flipped).unwrap();
-        assert!(load_from(&folder, engine, &wasm).is_none());
+        assert!(load(&folder, engine, &wasm).is_none());
         fs::write(&file, &whole).unwrap();
-        assert!(load_from(&folder, engine, &wasm).is_some());
+        assert!(load(&folder, engine, &wasm).is_some());
     }
 
     #[cfg(unix)]
@@ -127,9 +116,9 @@ mod tests {
         let module = Module::new(engine, &wasm).unwrap();
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("policies");
-        store_in(&folder, engine, &wasm, &module).unwrap();
+        store(&folder, engine, &wasm, &module).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(load_from(&folder, engine, &wasm).is_none());
-        assert!(store_in(&folder, engine, &wasm, &module).is_err());
+        assert!(load(&folder, engine, &wasm).is_none());
+        assert!(store(&folder, engine, &wasm, &module).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! From bytes to a compiled module.
 
+use std::path::Path;
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
@@ -26,15 +27,19 @@ pub(super) fn engine() -> Result<&'static Engine, String> {
     made.as_ref().map_err(Clone::clone)
 }
 
-/// A module that passed the gate, from the cache or compiled.
-pub(super) fn compile(bytes: &[u8]) -> Result<Module, String> {
+/// A module that passed the gate, from the cache's folder or compiled.
+pub(super) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Module, String> {
     gate::check(bytes)?;
     let engine = engine()?;
-    if let Some(module) = cache::load(engine, bytes) {
+    if let Some(module) = cache.and_then(|folder| cache::load(folder, engine, bytes)) {
         return Ok(module);
     }
     let module = in_time(engine, bytes.to_vec())?;
-    cache::store(engine, bytes, &module);
+    if let Some(folder) = cache
+        && let Err(error) = cache::store(folder, engine, bytes, &module)
+    {
+        tracing::debug!("compiled policy not kept in {}: {error}", folder.display());
+    }
     Ok(module)
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use taq_policy::{INFO_FORMAT, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 use wasmtime::Module;
 
+use super::cache;
 use super::call::{Answer, call};
 use super::compile::compile;
 use super::limits::{FUEL, SHORT_FUEL};
@@ -45,6 +46,11 @@ impl WasmPolicy {
     /// [`Error::Io`] if the file cannot be read; [`Error::Wasm`] says what is wrong with the module;
     /// [`Error::Settings`] if it refuses the settings.
     pub fn load(path: &Path, settings: &Value) -> Result<Self> {
+        Self::load_with(path, settings, cache::folder().as_deref())
+    }
+
+    /// [`Self::load`] with a folder for compiled modules, or none.
+    pub(super) fn load_with(path: &Path, settings: &Value, cache: Option<&Path>) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
         let settings = match settings {
@@ -55,7 +61,7 @@ impl WasmPolicy {
                 return Err(Error::settings(owner, format!("expected a table of settings, found {other}")));
             }
         };
-        let module = compile(&bytes).map_err(failed)?;
+        let module = compile(&bytes, cache).map_err(failed)?;
         let info = describe(&module, path).map_err(failed)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
         let policy = Self { path: path.to_owned(), hash, module, info, settings };
