@@ -27,6 +27,21 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether the settings make sense, whatever the request.
+    ///
+    /// # Errors
+    /// The first field that does not, and what was expected.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        for (name, bits) in [("bits_w", self.bits_w), ("bits_a", self.bits_a)] {
+            if !(2..=8).contains(&bits) {
+                return Err(PolicyError::new(format!("{name} must be 2 to 8, not {bits}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the policy says of itself.
 pub fn info() -> PolicyInfo {
     PolicyInfo::new(

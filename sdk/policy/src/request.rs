@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{LayerId, LayerSpec};
+use crate::{LayerId, LayerSpec, PolicyError};
 
 /// The `format` of a [`PolicyRequest`].
 pub const REQUEST_FORMAT: &str = "taq.policy_request.v1";
@@ -59,6 +59,40 @@ pub struct LayerColumns {
     /// [`PolicyInfo::per_channel`]: crate::PolicyInfo::per_channel
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channel_absmax: Vec<Vec<f32>>,
+}
+
+impl LayerColumns {
+    /// Whether these are of this layer and of this many timesteps.
+    fn fit(&self, layer: &LayerSpec, steps: usize) -> Result<(), PolicyError> {
+        if self.id != layer.id {
+            return Err(PolicyError::new(format!(
+                "expected the statistics of {}, found {}",
+                layer.id, self.id
+            )));
+        }
+        let columns = [
+            ("absmax", self.absmax.len(), false),
+            ("min", self.min.len(), false),
+            ("max", self.max.len(), false),
+            ("p001", self.p001.len(), false),
+            ("p01", self.p01.len(), false),
+            ("p50", self.p50.len(), false),
+            ("p99", self.p99.len(), false),
+            ("p999", self.p999.len(), false),
+            ("shift_magnitude", self.shift_magnitude.len(), true),
+            ("shifted_absmax", self.shifted_absmax.len(), true),
+            ("outlier_ratio", self.outlier_ratio.len(), false),
+            ("spike_fraction", self.spike_fraction.len(), false),
+            ("batches", self.batches.len(), false),
+        ];
+        match columns.into_iter().find(|&(_, found, optional)| found != steps && !(optional && found == 0)) {
+            Some((name, found, _)) => Err(PolicyError::new(format!(
+                "statistics of {}: {name} has {found} entries for {steps} timesteps",
+                self.id
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How much the model's output suffers when one layer is quantized.
@@ -117,5 +151,21 @@ impl PolicyRequest {
             activation_bits: (2..=8).collect(),
             settings: Map::new(),
         }
+    }
+
+    /// Every layer with what was measured of it, for policies that cannot do without: the layers agree, and every
+    /// column has one entry per timestep (those of the shift may also be empty).
+    ///
+    /// # Errors
+    /// The first layer and column that are missing or of another length.
+    pub fn measured(&self) -> Result<Vec<(&LayerSpec, &LayerColumns)>, PolicyError> {
+        let (layers, found) = (self.layers.len(), self.statistics.len());
+        if found != layers {
+            return Err(PolicyError::new(format!("statistics of {layers} layers are needed, found {found}")));
+        }
+        let pairs = self.layers.iter().zip(&self.statistics);
+        pairs
+            .map(|(layer, columns)| columns.fit(layer, self.timesteps.len()).map(|()| (layer, columns)))
+            .collect()
     }
 }
