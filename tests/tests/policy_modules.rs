@@ -1,0 +1,172 @@
+//! The WASM policies that come with taq, and those of the SDK's templates: whole, and what the ABI says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use taq_core::wasm::WasmPolicy;
+use taq_core::{LayerSpec, PolicyPlan, PolicyRequest, Role, Stream, Timestep};
+use taq_tests::paths;
+use wasmparser::{Parser, Payload, TypeRef};
+
+/// Every module of the repository: built-in policies, and one for each template.
+fn modules() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in ["policies", "tests/fixtures/policies"] {
+        let mut folders = vec![paths::repository().join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.extension() {
+                    _ if path.is_dir() => folders.push(path),
+                    Some(extension) if extension == "wasm" => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn template(language: &str) -> PathBuf {
+    paths::repository().join(format!("tests/fixtures/policies/late-8-{language}.wasm"))
+}
+
+#[test]
+fn modules_are_those_of_the_list() {
+    let folder = paths::repository().join("policies");
+    let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let (head, sums) = sums.split_once('\n').unwrap();
+    assert!(head.starts_with("# rustc "), "the first line of SHA256SUMS names the compiler, not `{head}`");
+    let listed: BTreeMap<PathBuf, &str> = sums
+        .lines()
+        .map(|line| line.split_once("  ").unwrap_or_else(|| panic!("`{line}` is no line of sha256sum")))
+        .map(|(sum, path)| (folder.join(path), sum))
+        .collect();
+
+    let found: Vec<PathBuf> = modules().into_iter().filter(|path| path.starts_with(&folder)).collect();
+    assert_eq!(found, listed.keys().cloned().collect::<Vec<_>>(), "run policies/build.sh");
+    for (path, sum) in listed {
+        let digest = Sha256::digest(fs::read(&path).unwrap());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, sum, "{} is not what SHA256SUMS says; run policies/build.sh", path.display());
+    }
+}
+
+#[test]
+fn every_policy_crate_is_built() {
+    for entry in fs::read_dir(paths::repository().join("policies")).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.join("Cargo.toml").exists() {
+            let module = folder.join(folder.file_name().unwrap()).with_extension("wasm");
+            assert!(module.exists(), "{} is missing; run policies/build.sh", module.display());
+        }
+    }
+}
+
+#[test]
+fn imports_and_exports_are_those_of_the_abi() {
+    let modules = modules();
+    assert!(modules.len() >= 4, "found only {modules:?}");
+    for path in modules {
+        let bytes = fs::read(&path).unwrap();
+        let mut exports = Vec::new();
+        for payload in Parser::new(0).parse_all(&bytes) {
+            match payload.unwrap() {
+                Payload::ImportSection(section) => {
+                    for import in section.into_imports() {
+                        let import = import.unwrap();
+                        assert_eq!(import.module, "taq", "{}", path.display());
+                        let known = ["read_request", "write_response", "log"].contains(&import.name);
+                        assert!(known, "{} imports taq.{}", path.display(), import.name);
+                        assert!(matches!(import.ty, TypeRef::Func(_)));
+                    }
+                }
+                Payload::ExportSection(section) => {
+                    exports.extend(section.into_iter().map(|export| export.unwrap().name));
+                }
+                // Names of functions, producers, debug information: nothing that a policy needs.
+                Payload::CustomSection(section) => {
+                    assert!(section.name() != "name", "{} is not stripped", path.display());
+                }
+                _ => {}
+            }
+        }
+        for name in ["memory", "taq_policy_abi_v1", "describe", "assign"] {
+            assert!(exports.contains(&name), "{} does not export `{name}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_path_of_a_machine_is_inside() {
+    for path in modules() {
+        let bytes = fs::read(&path).unwrap();
+        for private in ["/home/", "/root/", "/Users/", "/tmp/", ".cargo", ".rustup"] {
+            let found = bytes.windows(private.len()).any(|window| window == private.as_bytes());
+            assert!(!found, "{} has `{private}` inside", path.display());
+        }
+    }
+}
+
+/// Layers and timesteps, without statistics. One id has what JSON escapes.
+fn request() -> PolicyRequest {
+    let layer = |id: &str, role| LayerSpec {
+        id: id.into(),
+        block: "mm0".into(),
+        stream: Stream::Image,
+        role,
+        in_features: 8,
+        out_features: 8,
+        post_gelu: role == Role::Fc2,
+    };
+    let layers = vec![
+        layer("mm0.img.attn.q_proj", Role::Q),
+        layer("mm0.\"]}\\.fc1 é", Role::Fc1),
+        layer("mm0.img.mlp.fc2", Role::Fc2),
+    ];
+    let timesteps = (0..9).map(|step| Timestep { step, sigma: 1.0 - step as f32 / 9.0 }).collect();
+    PolicyRequest::new("a \"model\": [{", layers, timesteps)
+}
+
+fn plan(language: &str, request: &PolicyRequest) -> PolicyPlan {
+    WasmPolicy::load(&template(language), &Value::Null).unwrap().run(request).unwrap().plan
+}
+
+#[test]
+fn templates_of_all_languages_have_the_same_plan() {
+    let request = request();
+    let rust = plan("rust", &request);
+    assert_eq!(rust.layers.iter().map(|l| l.shift).collect::<Vec<_>>(), [false, false, true]);
+    for (layer, spec) in rust.layers.iter().zip(&request.layers) {
+        assert_eq!((&layer.id, layer.weight_bits), (&spec.id, 4));
+        assert_eq!(layer.activation_bits, [6, 6, 6, 6, 6, 6, 6, 8, 8]);
+    }
+    for language in ["c", "assemblyscript"] {
+        assert_eq!(plan(language, &request), rust, "{language}");
+    }
+}
+
+#[test]
+fn templates_refuse_settings_they_do_not_know() {
+    let cases = [
+        ("rust", "settings: unknown field `nonesuch`, expected `late`"),
+        ("c", "settings: this policy has none"),
+        ("assemblyscript", "settings: this policy has none"),
+    ];
+    for (language, message) in cases {
+        let settings = json!({"nonesuch": [1, {"a": "}"}]});
+        let refused = WasmPolicy::load(&template(language), &settings).err().expect("an error").to_string();
+        assert!(refused.ends_with(message), "{language}: {refused}");
+    }
+}
+
+#[test]
+fn settings_reach_the_rust_template() {
+    let policy = WasmPolicy::load(&template("rust"), &json!({"late": 0.5})).unwrap();
+    let bits = policy.run(&request()).unwrap().plan.layers[0].activation_bits.clone();
+    assert_eq!(bits, [6, 6, 6, 6, 6, 8, 8, 8, 8]);
+}
