@@ -1,5 +1,139 @@
-//! Built-in bit policies.
+//! Built-in bit policies: the crates in `policies/`, which are also built as WASM modules.
 
-mod a8;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use taq_core::{BitPolicy, Error, PolicyError, PolicyPlan, PolicyRequest, Result, register};
+use taq_policy_baseline_a8 as a8;
+use taq_policy_budget as budget;
+use taq_policy_multitier as multitier;
 
-pub use a8::{A8, A8Settings};
+/// A policy of the SDK's shape, with its settings: a built-in answers the same request as its WASM module would.
+struct Linked {
+    name: &'static str,
+    settings: Map<String, Value>,
+    assign: fn(&PolicyRequest) -> std::result::Result<PolicyPlan, PolicyError>,
+}
+
+impl Linked {
+    /// Refuses settings that no request can make right, so that the user hears of them before the work begins.
+    fn new<S: Serialize>(
+        name: &'static str,
+        settings: &S,
+        check: fn(&S) -> std::result::Result<(), PolicyError>,
+        assign: fn(&PolicyRequest) -> std::result::Result<PolicyPlan, PolicyError>,
+    ) -> Result<Self> {
+        check(settings).map_err(|e| refused(name, e))?;
+        match serde_json::to_value(settings) {
+            Ok(Value::Object(settings)) => Ok(Self { name, settings, assign }),
+            Ok(other) => Err(refused(name, format!("they are not an object but {other}"))),
+            Err(e) => Err(refused(name, e)),
+        }
+    }
+}
+
+impl BitPolicy for Linked {
+    fn assign(&self, request: &PolicyRequest) -> Result<PolicyPlan> {
+        let request = PolicyRequest { settings: self.settings.clone(), ..request.clone() };
+        (self.assign)(&request).map_err(|e| refused(self.name, e))
+    }
+}
+
+fn refused(name: &str, reason: impl std::fmt::Display) -> Error {
+    Error::settings(format!("policy `{name}`"), reason)
+}
+
+register!(
+    Policy,
+    "a8",
+    a8::Settings,
+    |settings| Linked::new("a8", &settings, a8::Settings::check, a8::assign),
+    "The same bits everywhere (W4A8 unless told otherwise), shifts for post-GELU inputs."
+);
+
+register!(
+    Policy,
+    "multitier",
+    multitier::Settings,
+    |settings| Linked::new("multitier", &settings, multitier::Settings::check, multitier::assign),
+    "A4, A6 or A8 by layer and timestep, from clipping magnitudes and outliers."
+);
+
+register!(
+    Policy,
+    "budget",
+    budget::Settings,
+    |settings| Linked::new("budget", &settings, budget::Settings::check, budget::assign),
+    "The smallest predicted error for a given average of weight and activation bits."
+);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use taq_core::registry::{Kind, Registry};
+    use taq_core::{LayerSpec, Role, Stream, Timestep};
+
+    use super::*;
+
+    fn refusal(name: &str, settings: &Value) -> String {
+        Registry::linked().unwrap().policy(name, settings).map(|_| ()).unwrap_err().to_string()
+    }
+
+    fn request() -> PolicyRequest {
+        let layer = |id: &str, role, post_gelu| LayerSpec {
+            id: id.into(),
+            block: "mm0".into(),
+            stream: Stream::Image,
+            role,
+            in_features: 8,
+            out_features: 8,
+            post_gelu,
+        };
+        let layers = vec![layer("a", Role::Q, false), layer("b", Role::Fc2, true)];
+        let timesteps = (0..3).map(|step| Timestep { step, sigma: 1.0 - step as f32 / 3.0 }).collect();
+        PolicyRequest::new("toy", layers, timesteps)
+    }
+
+    #[test]
+    fn a8_gives_every_layer_the_same_bits_and_fc2_a_shift() {
+        let policy = Registry::linked().unwrap().policy("a8", &json!({ "bits_w": 5 })).unwrap();
+        let plan = policy.assign(&request()).unwrap();
+        assert_eq!(plan.layers.len(), 2);
+        assert_eq!(plan.layers[0].activation_bits, [8, 8, 8]);
+        assert_eq!(plan.layers[0].weight_bits, 5);
+        assert_eq!(plan.layers.iter().map(|l| l.shift).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn settings_are_refused_when_the_policy_is_made() {
+        assert!(refusal("a8", &json!({ "bits_a": 9 })).contains("policy `a8`: bits_a must be 2 to 8, not 9"));
+        for name in ["a8", "budget", "multitier"] {
+            let message = refusal(name, &json!({ "bits_x": 9 }));
+            assert!(message.contains(&format!("policy `{name}`: unknown field `bits_x`")), "{message}");
+        }
+        let message = refusal("budget", &json!({ "average_weight_bits": 1 }));
+        assert!(message.contains("policy `budget`: average_weight_bits must be at least"), "{message}");
+    }
+
+    #[test]
+    fn what_a_policy_misses_is_said_in_its_name() {
+        let policy = Registry::linked().unwrap().policy("multitier", &Value::Null).unwrap();
+        let message = policy.assign(&request()).unwrap_err().to_string();
+        assert!(
+            message.contains("policy `multitier`: statistics of 2 layers are needed, found 0"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn defaults_and_descriptions_are_those_of_the_crates() {
+        let registry = Registry::linked().unwrap();
+        for info in [a8::info(), budget::info(), multitier::info()] {
+            let plugin = registry.find(Kind::Policy, &info.name).unwrap();
+            assert_eq!(plugin.summary, info.summary);
+            let schema = (plugin.settings)().to_value();
+            for (field, about) in schema["properties"].as_object().unwrap() {
+                assert!(about["description"].is_string(), "{}: {field}", info.name);
+            }
+        }
+    }
+}
