@@ -16,11 +16,12 @@ use super::{SessionArgs, parse, session};
     after_help = "Examples:\n  \
                   taq decide --run runs/a                  the default policy\n  \
                   taq decide --run runs/a --policy-config '{\"bits_a\": 6}'\n  \
+                  taq decide --run runs/a --policy ./mine.wasm\n  \
                   taq plugins policy                       the policies of this program"
 )]
 pub(crate) struct DecideArgs {
-    /// Bit policy [default: a8]
-    #[arg(long, value_name = "NAME")]
+    /// Bit policy: a name, or the path of a WASM module [default: a8]
+    #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
 
     /// Settings of the policy (`taq plugins show NAME`): a JSON object or a .json file

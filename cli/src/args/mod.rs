@@ -7,6 +7,7 @@ mod generate;
 mod observe;
 mod parse;
 mod plugins;
+mod policy;
 mod round;
 mod run;
 mod schema;
@@ -20,6 +21,7 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use observe::ObserveArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
+pub(crate) use policy::{PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;
@@ -89,6 +91,7 @@ pub(crate) enum Command {
     Round(RoundArgs),
     Generate(GenerateArgs),
     Plugins(PluginsArgs),
+    Policy(PolicyArgs),
     Schema(SchemaArgs),
     Doctor(DoctorArgs),
 }

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod plugins;
+mod policy;
 mod schema;
 mod stages;
 
@@ -37,6 +38,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),
+        Command::Policy(args) => policy::policy(host, &args),
         Command::Schema(args) => schema::schema(&args),
         Command::Doctor(args) => doctor::doctor(&host, &args),
     }

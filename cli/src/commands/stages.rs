@@ -109,7 +109,7 @@ fn scores(root: &Path) -> Result<String> {
 }
 
 /// A stage that reads what others wrote does not create the folder.
-fn needs_run(args: &SessionArgs, stage: &'static str, needs: &str) -> Result<()> {
+pub(super) fn needs_run(args: &SessionArgs, stage: &'static str, needs: &str) -> Result<()> {
     if args.run.is_dir() {
         return Ok(());
     }
@@ -127,7 +127,7 @@ fn stage(
     report(&[outcome], &args.run)
 }
 
-fn open(host: Host, choice: &SessionChoice, run: RunFolder, force: bool) -> Result<Session> {
+pub(super) fn open(host: Host, choice: &SessionChoice, run: RunFolder, force: bool) -> Result<Session> {
     let cx = context(&host, choice.seed)?;
     Session::open(host.registry, &choice.model, &choice.sampler, run, cx, force)
 }

@@ -18,19 +18,7 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
     measured(session, "decide", || {
         let run = &session.run;
         let spec = session.model.spec();
-        let path = run.layer_statistics();
-        if !path.exists() {
-            return Err(Error::StageMissing {
-                stage: "decide",
-                needs: "statistics of the activations".into(),
-                run: run.root().to_owned(),
-                first: "observe",
-            });
-        }
-        let index: StatisticsIndex = read_document(&path)?;
-        if index.metadata.model != spec.fingerprint {
-            return Err(Error::Stale { path, reason: "its statistics are of another model".into() });
-        }
+        let index = statistics(session)?;
         let parts = parts([
             ("statistics", session.stage_identity("observe")?),
             ("policy", session.identity(Kind::Policy, &settings.policy)?),
@@ -40,19 +28,12 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
             let config: QuantConfig = read_document(&run.quant_config())?;
             return Ok((describe(&config.summary), true));
         }
-        let steps = index
-            .step_keys
-            .iter()
-            .map(|&step| Ok((step, read_json::<StepIndex>(&run.step_index(step), "step index")?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
+        let steps = step_indexes(session, &index)?;
         let name = &settings.policy.name;
         let policy = session.registry.policy(name, &settings.policy.settings())?;
-        let mut request = request(spec, &index, &steps)?;
-        if policy.per_channel() {
-            add_channels(session, &mut request)?;
-        }
+        let request = request(session, &index, &steps, policy.per_channel())?;
         let plan = policy.assign(&request)?;
-        check(name, &request, &plan)?;
+        check_plan(name, &request, &plan)?;
         let config = fill_in(spec, name, &index, &steps, &plan)?;
         write_json(&run.quant_config(), &config)?;
         run.finish_stage("decide")?;
@@ -75,12 +56,48 @@ fn bits(average: f64) -> String {
     if average.fract() == 0.0 { format!("{average:.0}") } else { format!("{average:.2}") }
 }
 
+/// What a policy would be told of this run. With `per_channel`, every channel's statistics come too.
+///
+/// # Errors
+/// [`Error::StageMissing`] before `observe`; [`Error::Stale`] if the statistics are of another model.
+pub fn policy_request(session: &Session, per_channel: bool) -> Result<PolicyRequest> {
+    let index = statistics(session)?;
+    request(session, &index, &step_indexes(session, &index)?, per_channel)
+}
+
+/// The index of the run's statistics, which must be of the session's model.
+fn statistics(session: &Session) -> Result<StatisticsIndex> {
+    let run = &session.run;
+    let path = run.layer_statistics();
+    if !path.exists() {
+        return Err(Error::StageMissing {
+            stage: "decide",
+            needs: "statistics of the activations".into(),
+            run: run.root().to_owned(),
+            first: "observe",
+        });
+    }
+    let index: StatisticsIndex = read_document(&path)?;
+    if index.metadata.model != session.model.spec().fingerprint {
+        return Err(Error::Stale { path, reason: "its statistics are of another model".into() });
+    }
+    Ok(index)
+}
+
+fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
+    let read =
+        |&step: &usize| Ok((step, read_json::<StepIndex>(&session.run.step_index(step), "step index")?));
+    index.step_keys.iter().map(read).collect()
+}
+
 /// The document that a policy reads.
 fn request(
-    spec: &ModelSpec,
+    session: &Session,
     index: &StatisticsIndex,
     steps: &BTreeMap<usize, StepIndex>,
+    per_channel: bool,
 ) -> Result<PolicyRequest> {
+    let spec = session.model.spec();
     let timesteps = index.sigma_map.iter().map(|(&step, &sigma)| Timestep { step, sigma }).collect();
     let mut request = PolicyRequest::new(&spec.name, spec.layers().cloned().collect(), timesteps);
     for layer in &request.layers {
@@ -97,6 +114,9 @@ fn request(
             })
             .collect::<Result<Vec<_>>>()?;
         request.statistics.push(columns(layer.id.clone(), &seen));
+    }
+    if per_channel {
+        add_channels(session, &mut request)?;
     }
     Ok(request)
 }
@@ -140,8 +160,11 @@ fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a plan that does not answer the request, naming the layer and the field.
-fn check(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
+/// Refuses a plan that does not answer the request: the same layers, the right lengths, allowed bits.
+///
+/// # Errors
+/// [`Error::Plan`] names the layer and the field.
+pub fn check_plan(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
     let refuse = |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason });
     if plan.format != taq_policy::PLAN_FORMAT {
         return refuse(format!("format is `{}`, expected `{}`", plan.format, taq_policy::PLAN_FORMAT));
@@ -268,7 +291,7 @@ mod tests {
         let request = request_of_one();
         let mut layer = LayerPlan::uniform(request.layers[0].id.clone(), 4, 8, 1);
         change(&mut layer);
-        check("p", &request, &PolicyPlan::new(vec![layer])).unwrap_err().to_string()
+        check_plan("p", &request, &PolicyPlan::new(vec![layer])).unwrap_err().to_string()
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod taqdit;
 mod trajectory;
 
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
-pub use decide::decide;
+pub use decide::{check_plan, decide, policy_request};
 pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::observe;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Config, Engine, Module};
 
+use super::gate::ModuleFacts;
 use super::limits::{COMPILE_SECONDS, STACK_BYTES};
 use super::text::shown;
 use super::{cache, gate};
@@ -28,11 +29,11 @@ pub(super) fn engine() -> Result<&'static Engine, String> {
 }
 
 /// A module that passed the gate, from the cache's folder or compiled.
-pub(super) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Module, String> {
-    gate::check(bytes)?;
+pub(super) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<(Module, ModuleFacts), String> {
+    let facts = gate::check(bytes)?;
     let engine = engine()?;
     if let Some(module) = cache.and_then(|folder| cache::load(folder, engine, bytes)) {
-        return Ok(module);
+        return Ok((module, facts));
     }
     let module = in_time(engine, bytes.to_vec())?;
     if let Some(folder) = cache
@@ -40,7 +41,7 @@ pub(super) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Module, Stri
     {
         tracing::debug!("compiled policy not kept in {}: {error}", folder.display());
     }
-    Ok(module)
+    Ok((module, facts))
 }
 
 /// Compiles on another thread, which is left behind if it takes too long: nothing can stop a compiler.

@@ -12,9 +12,25 @@ const PAGE: u64 = 64 << 10;
 /// Functions the host offers in the module `taq`, with their parameters.
 const IMPORTS: [(&str, usize); 3] = [("read_request", 1), ("write_response", 2), ("log", 3)];
 
+/// What a module's sections say of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModuleFacts {
+    /// Bytes of the file.
+    pub bytes: usize,
+    /// Functions of its own.
+    pub functions: u32,
+    /// Pages of 64 KiB that its memory begins with.
+    pub memory_pages: u64,
+    /// What it imports, as `module.name`.
+    pub imports: Vec<String>,
+    /// Names of what it exports.
+    pub exports: Vec<String>,
+}
+
 /// What the gate gathers from the sections.
 #[derive(Default)]
 struct Module {
+    facts: ModuleFacts,
     types: Vec<Option<FuncType>>,
     /// Type of every function, imported ones first.
     functions: Vec<u32>,
@@ -22,7 +38,7 @@ struct Module {
 }
 
 /// Whether these bytes may be compiled. The error is a sentence for the user.
-pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn check(bytes: &[u8]) -> Result<ModuleFacts, String> {
     if bytes.len() > MODULE_BYTES {
         return Err(format!("it is {} bytes long; at most {MODULE_BYTES} are taken", bytes.len()));
     }
@@ -30,10 +46,13 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         return Err("it is no WebAssembly: it does not begin with `\\0asm`".into());
     }
     let mut module = Module::default();
+    module.facts.bytes = bytes.len();
     for payload in Parser::new(0).parse_all(bytes) {
         module.take(payload.map_err(malformed)?)?;
     }
-    module.check_exports()
+    module.check_exports()?;
+    module.facts.exports = module.exports.iter().map(|(name, ..)| shown(name.as_bytes())).collect();
+    Ok(module.facts)
 }
 
 fn malformed(error: wasmparser::BinaryReaderError) -> String {
@@ -69,6 +88,7 @@ impl Module {
                         section.count()
                     ));
                 }
+                self.facts.functions = section.count();
                 for function in section {
                     self.functions.push(function.map_err(malformed)?);
                 }
@@ -79,6 +99,7 @@ impl Module {
                     if memory.memory64 || memory.shared {
                         return Err("its memory is 64-bit or shared; policies have a plain 32-bit one".into());
                     }
+                    self.facts.memory_pages = memory.initial;
                     if memory.initial.saturating_mul(PAGE) > MEMORY_BYTES as u64 {
                         return Err(format!(
                             "it begins with {} pages of memory; at most {} (64 MiB) are given",
@@ -133,6 +154,7 @@ impl Module {
             return Err(format!("it imports {full}, which is a function, as another kind"));
         };
         self.functions.push(index);
+        self.facts.imports.push(format!("taq.{name}"));
         if !self.has_signature(index, parameters, 0) {
             return Err(format!(
                 "it imports {full} with another signature; expected {}",

@@ -19,4 +19,5 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub use gate::ModuleFacts;
 pub use policy::{PolicyRun, WasmPolicy};

@@ -10,6 +10,7 @@ use wasmtime::Module;
 use super::cache;
 use super::call::{Answer, call};
 use super::compile::compile;
+use super::gate::ModuleFacts;
 use super::limits::{FUEL, SHORT_FUEL};
 use super::text::shown;
 use crate::{BitPolicy, Error, Result};
@@ -22,6 +23,7 @@ pub struct WasmPolicy {
     path: PathBuf,
     hash: String,
     module: Module,
+    facts: ModuleFacts,
     info: PolicyInfo,
     settings: Map<String, Value>,
 }
@@ -61,10 +63,10 @@ impl WasmPolicy {
                 return Err(Error::settings(owner, format!("expected a table of settings, found {other}")));
             }
         };
-        let module = compile(&bytes, cache).map_err(failed)?;
+        let (module, facts) = compile(&bytes, cache).map_err(failed)?;
         let info = describe(&module, path).map_err(failed)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        let policy = Self { path: path.to_owned(), hash, module, info, settings };
+        let policy = Self { path: path.to_owned(), hash, module, facts, info, settings };
         policy.try_settings()?;
         Ok(policy)
     }
@@ -72,6 +74,11 @@ impl WasmPolicy {
     /// What the module says of itself.
     pub fn info(&self) -> &PolicyInfo {
         &self.info
+    }
+
+    /// What its sections say of it.
+    pub fn facts(&self) -> &ModuleFacts {
+        &self.facts
     }
 
     /// BLAKE3 of the module's file, in hexadecimal digits.
