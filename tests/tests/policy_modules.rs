@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use taq_core::wasm::WasmPolicy;
-use taq_core::{LayerSpec, PolicyPlan, PolicyRequest, Role, Stream, Timestep};
+use taq_core::wasm::{WasmPolicy, limits};
+use taq_core::{LayerSpec, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, Role, Stream, Timestep};
 use taq_tests::paths;
 use wasmparser::{Parser, Payload, TypeRef};
 
@@ -109,6 +109,55 @@ fn no_path_of_a_machine_is_inside() {
             let found = bytes.windows(private.len()).any(|window| window == private.as_bytes());
             assert!(!found, "{} has `{private}` inside", path.display());
         }
+    }
+}
+
+/// What the ABI's page shows are documents of the types in the code, and its limits are those of the host.
+#[test]
+fn the_abi_page_is_right() {
+    let page = fs::read_to_string(paths::repository().join("docs/abi/policy-v1.md")).unwrap();
+    let mut kinds = Vec::new();
+    for block in page.split("```json\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e} in:\n{text}"));
+        let format = value["format"].as_str().unwrap_or("error").to_owned();
+        let read = match format.as_str() {
+            "taq.policy_info.v1" => serde_json::from_str::<PolicyInfo>(text).map(drop),
+            "taq.policy_plan.v1" => serde_json::from_str::<PolicyPlan>(text).map(drop),
+            "error" => serde_json::from_str::<PolicyError>(text).map(drop),
+            "taq.policy_request.v1" => serde_json::from_str::<PolicyRequest>(text).map(|request| {
+                request.measured().unwrap_or_else(|e| panic!("{e}"));
+                let plan = WasmPolicy::load(&template("rust"), &Value::Null).unwrap().run(&request).unwrap();
+                assert_eq!(plan.plan.layers.len(), request.layers.len());
+            }),
+            other => panic!("what is a `{other}`?"),
+        };
+        read.unwrap_or_else(|e| panic!("{e} in:\n{text}"));
+        kinds.push(format);
+    }
+    assert_eq!(kinds, ["taq.policy_info.v1", "taq.policy_request.v1", "taq.policy_plan.v1", "error"]);
+
+    let spaced = |n: u64| {
+        let groups: Vec<String> =
+            n.to_string().as_bytes().rchunks(3).rev().map(|g| String::from_utf8_lossy(g).into()).collect();
+        groups.join(" ")
+    };
+    for limit in [
+        format!(
+            "| file | {} MiB, {} functions",
+            limits::MODULE_BYTES >> 20,
+            spaced(limits::FUNCTIONS.into())
+        ),
+        format!("{} KiB of code in a function", limits::FUNCTION_BYTES >> 10),
+        format!("| compilation | {} s |", limits::COMPILE_SECONDS),
+        format!("| memory | {} MiB", limits::MEMORY_BYTES >> 20),
+        format!("| tables | {} elements", spaced(limits::TABLE_ELEMENTS as u64)),
+        format!("| stack | {} KiB", limits::STACK_BYTES >> 10),
+        format!("| fuel | {} for a plan, {} for", spaced(limits::FUEL), spaced(limits::SHORT_FUEL)),
+        format!("| response | {} MiB", limits::RESPONSE_BYTES >> 20),
+        format!("| log | {} lines a call, {} characters", limits::LOG_LINES, limits::TEXT_CHARACTERS),
+    ] {
+        assert!(page.contains(&limit), "the page does not say `{limit}`");
     }
 }
 
