@@ -21,7 +21,7 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use observe::ObserveArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
-pub(crate) use policy::{PolicyArgs, PolicyCommand, PolicyRunArgs};
+pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;

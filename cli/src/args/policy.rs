@@ -28,6 +28,17 @@ pub(crate) struct PolicyArgs {
 /// Subcommands of `taq policy`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum PolicyCommand {
+    /// Begin a policy: a small project that builds to a WASM module
+    #[command(after_help = "Example:\n  taq policy new my-policy --language rust")]
+    New {
+        /// Folder to create
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+
+        /// Language of the policy
+        #[arg(long, value_enum, default_value_t = Language::Rust)]
+        language: Language,
+    },
     /// Show what a WASM module says of itself, its imports, exports and limits; `assign` is not run
     #[command(after_help = "Example:\n  taq policy inspect policies/baseline-a8/baseline-a8.wasm")]
     Inspect {
@@ -50,6 +61,42 @@ pub(crate) enum PolicyCommand {
                             taq policy run mine.wasm --run runs/a\n  \
                             taq policy run multitier --request request.json --config '{\"bits_w\": 3}'")]
     Run(PolicyRunArgs),
+    /// Run a folder of cases: NAME.request.json with NAME.plan.json or NAME.error.txt
+    #[command(after_help = "Examples:\n  \
+                            taq policy test mine.wasm tests/cases\n  \
+                            taq policy test mine.wasm tests/cases --bless    takes today's plans as the expected ones")]
+    Test {
+        /// Name of a policy, or path of a WASM module
+        #[arg(value_name = "POLICY")]
+        policy: String,
+
+        /// Folder of the cases
+        #[arg(value_name = "FOLDER")]
+        cases: PathBuf,
+
+        /// Write the expectations instead of checking them
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Time a policy on a request
+    #[command(after_help = "Example:\n  taq policy bench multitier --request request.json")]
+    Bench {
+        /// Name of a policy, or path of a WASM module
+        #[arg(value_name = "POLICY")]
+        policy: String,
+
+        /// What the policy is told (`taq policy request`)
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+
+        /// Settings of the policy: a JSON object or a .json file
+        #[arg(long, value_name = "JSON", value_parser = parse::settings)]
+        config: Option<Map<String, Value>>,
+
+        /// Runs to time
+        #[arg(long, value_name = "N", default_value = "20", value_parser = parse::count)]
+        runs: usize,
+    },
     /// Compare two plans layer by layer and in average bits
     #[command(after_help = "Example:\n  taq policy diff plan.json other.json")]
     Diff {
@@ -61,6 +108,17 @@ pub(crate) enum PolicyCommand {
         #[arg(value_name = "OTHER")]
         second: PathBuf,
     },
+}
+
+/// A language with a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Language {
+    /// Rust, with the crate taq-policy
+    Rust,
+    /// C without a library
+    C,
+    /// AssemblyScript
+    Assemblyscript,
 }
 
 /// Flags of `taq policy run`.
