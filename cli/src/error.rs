@@ -24,6 +24,8 @@ pub(crate) enum Failure {
     Taq(Error),
     /// stdout could not be written.
     Output(io::Error),
+    /// Cases of a policy that did not pass; what was wrong with them is on stdout.
+    Cases { failed: usize, of: usize },
 }
 
 impl From<Error> for Failure {
@@ -37,7 +39,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => SUCCESS,
-            Self::Output(_) => FAILURE,
+            Self::Output(_) | Self::Cases { .. } => FAILURE,
             Self::Taq(Error::Cancelled) => CANCELLED,
             Self::Taq(error) if is_bad_input(error) => BAD_INPUT,
             Self::Taq(_) => FAILURE,
@@ -51,6 +53,12 @@ impl Failure {
             Self::Output(e) => Report {
                 message: format!("cannot write to stdout: {e}"),
                 code: "taq::io",
+                help: None,
+                severity: miette::Severity::Error,
+            },
+            Self::Cases { failed, of } => Report {
+                message: format!("{failed} of {of} cases failed"),
+                code: "taq::cases",
                 help: None,
                 severity: miette::Severity::Error,
             },

@@ -113,6 +113,10 @@ fn request(
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+        if let Some(at) = seen.iter().position(|s| !(s.tensor_min.is_finite() && s.tensor_max.is_finite())) {
+            let step = index.step_keys[at];
+            return Err(Error::NotFinite { what: format!("the statistics of {} at step {step}", layer.id) });
+        }
         request.statistics.push(columns(layer.id.clone(), &seen));
     }
     if per_channel {

@@ -40,8 +40,7 @@ pub(super) fn test(registry: &Registry, policy: &str, folder: &Path, bless: bool
     if failed == 0 {
         return Ok(());
     }
-    Err(Error::Unsupported { what: format!("{failed} of {} cases of policy `{policy}` failed", cases.len()) }
-        .into())
+    Err(Failure::Cases { failed, of: cases.len() })
 }
 
 /// Paths of the cases without their endings, sorted.
