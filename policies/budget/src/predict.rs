@@ -2,25 +2,26 @@
 //!
 //! *From sensitivities*, where the request has them: they are measured, and added over layers. Widths that nobody
 //! measured are not used. An activation's sensitivity is of all timesteps; it is shared out over them as the
-//! statistics below say, or equally without them.
+//! statistics below say, or without them by (Δσ)² alone.
 //!
 //! *From statistics* otherwise. A grid of b bits over the range ±A has steps of Δ = A/q, where q = 2^(b-1) - 1, and
 //! rounding to it adds noise of power Δ²/12. A linear layer hands noise on like signal, so what counts is their ratio.
 //! The magnitude of the signal is taken to be the 99 % quantile P of the inputs' magnitudes, which a few outliers do
 //! not move. Up to a constant that all layers share:
 //!
-//! - *Activations*: (A/P)²/q². A is the largest magnitude (of a shifted layer: what is left after the shift). Every
-//!   layer and timestep counts alike.
+//! - *Activations*: (Δσ)²·(A/P)²/q². A is the largest magnitude (of a shifted layer: what is left after the shift).
+//!   Every layer counts alike. Timesteps count by how far the noise level falls there: a sampler moves the latent by
+//!   Δσ times the model's output, so that is how much of an error arrives in the image.
 //! - *Weights*: the request says nothing of a weight's own distribution, so 1/q² is the same for all. But rounding
 //!   spreads noise evenly over the input channels, and noise in the columns of outlier channels is multiplied by the
 //!   outliers, while the weights there have learned to be small: the noise grows by 1 + f·(A/σ)² over the signal,
-//!   for a share f of the channels with spikes and σ = P/2.576, as of a normal distribution. The mean over timesteps,
+//!   for a share f of the channels with spikes and σ = P/2.576, as of a normal distribution. The mean over timesteps, which count as above,
 //!   times the parameters: bits are paid by the parameter, and of two layers with the same statistics neither should
 //!   be favoured for its size.
 
 use std::collections::BTreeMap;
 
-use taq_policy::{LayerColumns, LayerId, LayerSpec, PolicyError, PolicyRequest};
+use taq_policy::{LayerColumns, LayerId, LayerSpec, PolicyError, PolicyRequest, Timestep};
 
 /// The 99 % quantile of the magnitudes of a normal distribution, in standard deviations.
 const P99_IN_SIGMA: f64 = 2.576;
@@ -33,8 +34,9 @@ pub(crate) fn weights(request: &PolicyRequest, widths: &[u8]) -> Result<Vec<Choi
     if let Some(measured) = sensitivities(request, true, widths)? {
         return Ok(measured);
     }
+    let fall = squared_fall(&request.timesteps);
     let weight = |(layer, columns): (&LayerSpec, &LayerColumns)| {
-        let importance = importance(columns) * layer.parameters() as f64;
+        let importance = importance(columns, &fall) * layer.parameters() as f64;
         finite(&layer.id, importance).map(|importance| by_width(importance, widths))
     };
     request.measured()?.into_iter().map(weight).collect()
@@ -46,17 +48,19 @@ pub(crate) fn activations(
     widths: &[u8],
     shift: bool,
 ) -> Result<Vec<Choices>, PolicyError> {
-    let steps = request.timesteps.len();
+    let fall = squared_fall(&request.timesteps);
     let power = |(layer, columns): (&LayerSpec, &LayerColumns)| {
         let shifted = shift && layer.post_gelu && !columns.shifted_absmax.is_empty();
         let reach = if shifted { &columns.shifted_absmax } else { &columns.absmax };
-        let power =
-            reach.iter().zip(&columns.p99).map(|(&reach, &p99)| finite(&layer.id, squared_ratio(reach, p99)));
-        power.collect::<Result<Vec<f64>, _>>()
+        let ratios = reach.iter().zip(&columns.p99).map(|(&reach, &p99)| squared_ratio(reach, p99));
+        ratios
+            .zip(&fall)
+            .map(|(ratio, fall)| finite(&layer.id, ratio * fall))
+            .collect::<Result<Vec<f64>, _>>()
     };
     let measured = sensitivities(request, false, widths)?;
     let power: Vec<Vec<f64>> = if measured.is_some() && request.statistics.is_empty() {
-        vec![vec![1.0; steps]; request.layers.len()]
+        vec![fall; request.layers.len()]
     } else {
         request.measured()?.into_iter().map(power).collect::<Result<_, _>>()?
     };
@@ -88,14 +92,26 @@ fn share<'a>(choices: &'a Choices, power: &'a [f64]) -> impl Iterator<Item = Cho
 }
 
 /// How much an error in a weight matters, beyond its own size.
-fn importance(columns: &LayerColumns) -> f64 {
-    let spikes = columns.absmax.iter().zip(&columns.p99).zip(&columns.spike_fraction);
+fn importance(columns: &LayerColumns, fall: &[f64]) -> f64 {
+    let spikes = columns.absmax.iter().zip(&columns.p99).zip(&columns.spike_fraction).zip(fall);
     let noise: f64 = spikes
-        .map(|((&absmax, &p99), &fraction)| {
-            1.0 + f64::from(fraction) * squared_ratio(absmax, p99) * (P99_IN_SIGMA * P99_IN_SIGMA)
+        .map(|(((&absmax, &p99), &fraction), fall)| {
+            let outliers = f64::from(fraction) * squared_ratio(absmax, p99) * (P99_IN_SIGMA * P99_IN_SIGMA);
+            fall * (1.0 + outliers)
         })
         .sum();
-    noise / columns.absmax.len().max(1) as f64
+    // Of no timesteps there is nothing to say.
+    if fall.is_empty() { 1.0 } else { noise / fall.iter().sum::<f64>() }
+}
+
+/// (Δσ)² of every timestep, the last one's down to 0. All alike if the noise level never falls.
+fn squared_fall(timesteps: &[Timestep]) -> Vec<f64> {
+    let next = timesteps.iter().skip(1).map(|t| f64::from(t.sigma)).chain([0.0]);
+    let fall: Vec<f64> = timesteps.iter().zip(next).map(|(t, next)| f64::from(t.sigma) - next).collect();
+    if fall.iter().all(|&fall| fall == 0.0) {
+        return vec![1.0; fall.len()];
+    }
+    fall.iter().map(|fall| fall * fall).collect()
 }
 
 /// (A/P)², 1 for a layer that saw next to nothing but zeros.

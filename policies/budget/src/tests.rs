@@ -236,6 +236,19 @@ fn far_reach_gets_more_activation_bits_and_spikes_more_weight_bits() {
 }
 
 #[test]
+fn timesteps_count_by_how_far_the_noise_falls() {
+    let mut request = with(request(1, 3), json!({ "average_activation_bits": 6 }));
+    request.statistics[0].absmax = vec![4.0; 3];
+    for (timestep, sigma) in request.timesteps.iter_mut().zip([1.0, 0.95, 0.8]) {
+        timestep.sigma = sigma;
+    }
+    // Falls of 0.05, 0.15 and 0.8: factors of 3 and 5.3, which are 1.6 and 2.4 bits.
+    assert_eq!(assign(&request).unwrap().layers[0].activation_bits, [4, 6, 8]);
+    request.timesteps.iter_mut().for_each(|t| t.sigma = 0.0);
+    assert_eq!(assign(&request).unwrap().layers[0].activation_bits, [6, 6, 6]);
+}
+
+#[test]
 fn shifted_layers_reach_as_far_as_the_shift_leaves() {
     let mut request = with(request(6, 1), json!({ "average_activation_bits": 6 }));
     for columns in &mut request.statistics {
@@ -356,6 +369,15 @@ fn only_allowed_widths_are_used() {
     request.weight_bits = vec![2];
     let message = assign(&request).unwrap_err().to_string();
     assert_eq!(message, "min_weight_bits and max_weight_bits: none of 3 to 8 is allowed, only [2]");
+}
+
+#[test]
+fn without_timesteps_there_are_still_weights() {
+    assert_eq!(
+        assign(&request(2, 0)).unwrap().layers.iter().map(|l| l.weight_bits).collect::<Vec<_>>(),
+        [5, 4]
+    );
+    assert_eq!(assign(&request(0, 0)).unwrap().layers.len(), 0);
 }
 
 #[test]
