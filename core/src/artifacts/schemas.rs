@@ -1,7 +1,7 @@
 //! JSON Schemas of every document that taq reads or writes, as published in `sdk/schemas`.
 
 use schemars::{Schema, schema_for};
-use taq_policy::{PolicyPlan, PolicyRequest};
+use taq_policy::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 
 use super::choice::SessionChoice;
 use super::stage::StageRecord;
@@ -16,6 +16,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("block_record", schema_for!(BlockMetrics)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
         ("pipeline", schema_for!(Pipeline)),
+        ("policy_error", schema_for!(PolicyError)),
+        ("policy_info", schema_for!(PolicyInfo)),
         ("policy_plan", schema_for!(PolicyPlan)),
         ("policy_request", schema_for!(PolicyRequest)),
         ("quant_config", schema_for!(QuantConfig)),
