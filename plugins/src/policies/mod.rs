@@ -7,7 +7,8 @@ use taq_policy_baseline_a8 as a8;
 use taq_policy_budget as budget;
 use taq_policy_multitier as multitier;
 
-/// A policy of the SDK's shape, with its settings: a built-in answers the same request as its WASM module would.
+/// A policy of the SDK's shape, with its settings: a built-in answers the same request as its WASM module
+/// would.
 struct Linked {
     name: &'static str,
     settings: Map<String, Value>,
@@ -15,7 +16,8 @@ struct Linked {
 }
 
 impl Linked {
-    /// Refuses settings that no request can make right, so that the user hears of them before the work begins.
+    /// Refuses settings that no request can make right, so that the user hears of them before the work
+    /// begins.
     fn new<S: Serialize>(
         name: &'static str,
         settings: &S,

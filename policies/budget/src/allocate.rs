@@ -1,13 +1,15 @@
 //! The allocation of one budget.
 //!
-//! A width's *slope* is the error that it saves for each bit that it costs more. Taking the steepest step of all
-//! items, again and again, follows the convex hull of each item's errors and spends the budget at the best price: this
-//! is the optimum for the bits that it spends, and what Lagrange's multiplier finds. At the end, where a step no
-//! longer fits, narrower and flatter ones fill what is left. The steps that are taken never get steeper, hence:
+//! A width's *slope* is the error that it saves for each bit that it costs more. Taking the steepest step of
+//! all items, again and again, follows the convex hull of each item's errors and spends the budget at the
+//! best price: this is the optimum for the bits that it spends, and what Lagrange's multiplier finds. At the
+//! end, where a step no longer fits, narrower and flatter ones fill what is left. The steps that are taken
+//! never get steeper, hence:
 //!
 //! - The error is at most one step's saving above the optimum.
-//! - A larger budget never predicts a larger error. Both budgets take the same steps up to the first that fits only
-//!   the larger; the smaller has less than its cost left, to spend on steps that save no more for each bit.
+//! - A larger budget never predicts a larger error. Both budgets take the same steps up to the first that
+//!   fits only the larger; the smaller has less than its cost left, to spend on steps that save no more for
+//!   each bit.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -49,7 +51,8 @@ impl PartialEq for Step {
 
 impl Eq for Step {}
 
-/// A width for each item, all together within `capacity`. `Err` is what the narrowest widths cost, if that is more.
+/// A width for each item, all together within `capacity`. `Err` is what the narrowest widths cost, if that is
+/// more.
 pub(crate) fn allocate(items: &[Item], capacity: u64) -> Result<Vec<u8>, u64> {
     let least = items.iter().map(|item| item.cost * u64::from(item.choices[0].0)).sum::<u64>();
     let mut left = capacity.checked_sub(least).ok_or(least)?;

@@ -1,23 +1,23 @@
 //! Predicted errors, by width.
 //!
-//! *From sensitivities*, where the request has them: they are measured, and added over layers. Widths that nobody
-//! measured are not used. An activation's sensitivity is of all timesteps; it is shared out over them as the
-//! statistics below say, or without them by (Δσ)² alone.
+//! *From sensitivities*, where the request has them: they are measured, and added over layers. Widths that
+//! nobody measured are not used. An activation's sensitivity is of all timesteps; it is shared out over them
+//! as the statistics below say, or without them by (Δσ)² alone.
 //!
-//! *From statistics* otherwise. A grid of b bits over the range ±A has steps of Δ = A/q, where q = 2^(b-1) - 1, and
-//! rounding to it adds noise of power Δ²/12. A linear layer hands noise on like signal, so what counts is their ratio.
-//! The magnitude of the signal is taken to be the 99 % quantile P of the inputs' magnitudes, which a few outliers do
-//! not move. Up to a constant that all layers share:
+//! *From statistics* otherwise. A grid of b bits over the range ±A has steps of Δ = A/q, where q is 2^(b-1) -
+//! 1, and rounding to it adds noise of power Δ²/12. A linear layer hands noise on like signal, so what counts
+//! is their ratio. The magnitude of the signal is taken to be the 99 % quantile P of the inputs' magnitudes,
+//! which a few outliers do not move. Up to a constant that all layers share:
 //!
-//! - *Activations*: (Δσ)²·(A/P)²/q². A is the largest magnitude (of a shifted layer: what is left after the shift).
-//!   Every layer counts alike. Timesteps count by how far the noise level falls there: a sampler moves the latent by
-//!   Δσ times the model's output, so that is how much of an error arrives in the image.
-//! - *Weights*: the request says nothing of a weight's own distribution, so 1/q² is the same for all. But rounding
-//!   spreads noise evenly over the input channels, and noise in the columns of outlier channels is multiplied by the
-//!   outliers, while the weights there have learned to be small: the noise grows by 1 + f·(A/σ)² over the signal,
-//!   for a share f of the channels with spikes and σ = P/2.576, as of a normal distribution. The mean over timesteps, which count as above,
-//!   times the parameters: bits are paid by the parameter, and of two layers with the same statistics neither should
-//!   be favoured for its size.
+//! - *Activations*: (Δσ)²·(A/P)²/q². A is the largest magnitude (of a shifted layer: what is left after the
+//!   shift). Every layer counts alike. Timesteps count by how far the noise level falls there: a sampler
+//!   moves the latent by Δσ times the model's output, so that is how much of an error arrives in the image.
+//! - *Weights*: the request says nothing of a weight's own distribution, so 1/q² is the same for all. But
+//!   rounding spreads noise evenly over the input channels, and noise in the columns of outlier channels is
+//!   multiplied by the outliers, while the weights there have learned to be small: the noise grows by 1 +
+//!   f·(A/σ)² over the signal, for a share f of the channels with spikes and σ = P/2.576, as of a normal
+//!   distribution. The mean over timesteps, which count as above, times the parameters: bits are paid by the
+//!   parameter, and of two layers with the same statistics neither should be favoured for its size.
 
 use std::collections::BTreeMap;
 

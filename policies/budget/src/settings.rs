@@ -8,7 +8,8 @@ use taq_policy::{PolicyError, PolicyRequest};
 pub struct Settings {
     /// Bits of a weight, on average over all parameters: an upper limit.
     pub average_weight_bits: f64,
-    /// Bytes that all quantized weights may take together, without their scales; replaces `average_weight_bits`.
+    /// Bytes that all quantized weights may take together, without their scales; replaces
+    /// `average_weight_bits`.
     pub weight_bytes: Option<u64>,
     /// Bits of an activation, on average over all layers and timesteps: an upper limit.
     pub average_activation_bits: f64,
@@ -16,7 +17,8 @@ pub struct Settings {
     pub min_weight_bits: u8,
     /// Most bits of a weight, 2 to 8.
     pub max_weight_bits: u8,
-    /// Fewest bits of an activation, 2 to 8. Below 4 the error is too large to be predicted by a sum over layers.
+    /// Fewest bits of an activation, 2 to 8. Below 4 the error is too large to be predicted by a sum over
+    /// layers.
     pub min_activation_bits: u8,
     /// Most bits of an activation, 2 to 8.
     pub max_activation_bits: u8,

@@ -62,8 +62,8 @@ fn range(items: &[Item]) -> (u64, u64) {
 
 #[test]
 fn golden() {
-    // By hand: 4 bits of budget over the narrowest widths. The second item saves 6 per bit on the hull from 2 to 4,
-    // although its first bit alone saves only 1; then the first item's two bits save 4 and 2.
+    // By hand: 4 bits of budget over the narrowest widths. The second item saves 6 per bit on the hull from 2
+    // to 4, although its first bit alone saves only 1; then the first item's two bits save 4 and 2.
     let items = [
         Item { cost: 1, choices: vec![(2, 10.0), (3, 6.0), (4, 4.0)] },
         Item { cost: 1, choices: vec![(2, 12.0), (3, 11.0), (4, 0.0)] },
@@ -307,7 +307,8 @@ fn timesteps_share_a_measured_error_by_their_statistics() {
     request.statistics.iter_mut().for_each(|c| c.absmax = vec![4.0, 40.0]);
     request.sensitivities = measured(&request.layers, false, &[4, 6, 8]);
     let plan = assign(&request).unwrap();
-    // The second timestep has 100 times the first one's share, the second layer 10 times the first one's error.
+    // The second timestep has 100 times the first one's share, the second layer 10 times the first one's
+    // error.
     assert_eq!(plan.layers[0].activation_bits, [4, 8]);
     assert_eq!(plan.layers[1].activation_bits, [4, 8]);
     request.settings.insert("average_activation_bits".into(), json!(5));

@@ -1,17 +1,19 @@
 //! Three tiers of activation bits, A4, A6 and A8, chosen for every layer at every timestep.
 //!
-//! After `analyze_activations_multitier.py` of sean-seowon-yi/time-aware-MLXSD-quantization (branch `pipeline`),
-//! whose thresholds are the defaults here. The step size of a grid is its clipping range over its levels, so the
-//! tier follows from the range: what reaches far needs more levels. Two corrections follow.
+//! After `analyze_activations_multitier.py` of sean-seowon-yi/time-aware-MLXSD-quantization (branch
+//! `pipeline`), whose thresholds are the defaults here. The step size of a grid is its clipping range over
+//! its levels, so the tier follows from the range: what reaches far needs more levels. Two corrections
+//! follow.
 //!
-//! - *Guard.* Where the 99 % quantile of the magnitudes is many times their median, the grid's levels are spent on
-//!   few values: one tier up. Not for what comes out of GELU, whose median is next to zero by nature.
-//! - *SmoothQuant* (arXiv 2211.10438), off by default. Where few channels stand out far, their magnitude can move
-//!   into the weights: one tier down. As in the ancestor the first timestep says which layers these are.
+//! - *Guard.* Where the 99 % quantile of the magnitudes is many times their median, the grid's levels are
+//!   spent on few values: one tier up. Not for what comes out of GELU, whose median is next to zero by
+//!   nature.
+//! - *SmoothQuant* (arXiv 2211.10438), off by default. Where few channels stand out far, their magnitude can
+//!   move into the weights: one tier down. As in the ancestor the first timestep says which layers these are.
 //!
-//! Three things differ from the ancestor: shifted layers are judged by what is left after the shift (it took the
-//! range before); the guard, which it computed but did not use, acts; and SmoothQuant lowers every timestep
-//! that shows the spike, not only the first one.
+//! Three things differ from the ancestor: shifted layers are judged by what is left after the shift (it took
+//! the range before); the guard, which it computed but did not use, acts; and SmoothQuant lowers every
+//! timestep that shows the spike, not only the first one.
 
 mod rules;
 mod settings;

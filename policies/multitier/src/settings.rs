@@ -18,18 +18,19 @@ pub struct Settings {
     pub shifted_a4_threshold: f32,
     /// `a6_threshold` of shifted layers, for what is left after the shift.
     pub shifted_a6_threshold: f32,
-    /// The guard: where p99/p50 of the magnitudes is above this, the layer goes one tier up at that timestep, unless
-    /// it is post-GELU. Values that are normally distributed have 3.8.
+    /// The guard: where p99/p50 of the magnitudes is above this, the layer goes one tier up at that timestep,
+    /// unless it is post-GELU. Values that are normally distributed have 3.8.
     pub outlier_ratio: f32,
-    /// The statistic that becomes the clipping range of activations, and that the thresholds are for. Shifted layers
-    /// always take the largest magnitude.
+    /// The statistic that becomes the clipping range of activations, and that the thresholds are for. Shifted
+    /// layers always take the largest magnitude.
     pub scale_source: ScaleSource,
     /// Whether post-GELU inputs are shifted per channel before they are quantized.
     pub shift_post_gelu: bool,
-    /// Whether layers with few, far outlying channels are smoothed and go one tier down. Off by default: this version
-    /// of taq cannot execute SmoothQuant, and refuses a plan that asks for it.
+    /// Whether layers with few, far outlying channels are smoothed and go one tier down. Off by default: this
+    /// version of taq cannot execute SmoothQuant, and refuses a plan that asks for it.
     pub smoothquant: bool,
-    /// SmoothQuant's migration strength: 0 leaves the activations as they are, 1 moves all outliers to the weights.
+    /// SmoothQuant's migration strength: 0 leaves the activations as they are, 1 moves all outliers to the
+    /// weights.
     pub smoothquant_alpha: f32,
     /// SmoothQuant is for layers with spikes in less than this share of the channels.
     pub smoothquant_fraction: f32,
