@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use taq_core::artifacts::{atomic_write_bytes, schemas};
+use taq_core::registry::{Kind, Registry};
+use taq_plugins as _;
 use taq_tests::paths;
 
 const BLESS: &str = "run `TAQ_BLESS=1 cargo test --release -p taq-tests --test schema_drift` to update";
@@ -46,6 +48,22 @@ fn published_schemas_are_those_of_the_code() {
             }
             Err(e) => panic!("sdk/schemas/{name} cannot be read ({e}); {BLESS}"),
         }
+    }
+}
+
+/// The settings that a WASM policy describes are those of the built-in.
+#[test]
+fn settings_schemas_of_policies_are_those_of_the_code() {
+    let plugins = Registry::linked().unwrap();
+    for (name, folder) in [("a8", "baseline-a8"), ("budget", "budget"), ("multitier", "multitier")] {
+        let schema = (plugins.find(Kind::Policy, name).unwrap().settings)();
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        let path = paths::repository().join(format!("policies/{folder}/settings.schema.json"));
+        if std::env::var_os("TAQ_BLESS").is_some() {
+            atomic_write_bytes(&path, text.as_bytes()).unwrap();
+        }
+        let found = fs::read_to_string(&path).unwrap().replace("\r\n", "\n");
+        assert!(found == text, "{} differs from the code; {BLESS}, then policies/build.sh", path.display());
     }
 }
 

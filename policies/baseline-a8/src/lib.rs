@@ -49,6 +49,7 @@ pub fn info() -> PolicyInfo {
         env!("CARGO_PKG_VERSION"),
         "The same bits everywhere (W4A8 unless told otherwise), shifts for post-GELU inputs.",
     )
+    .with_settings_schema(include_str!("../settings.schema.json"))
 }
 
 /// The plan.
@@ -57,6 +58,7 @@ pub fn info() -> PolicyInfo {
 /// Settings that are unknown, or bits that the request does not allow.
 pub fn assign(request: &PolicyRequest) -> Result<PolicyPlan, PolicyError> {
     let settings: Settings = guest::settings(request)?;
+    settings.check().map_err(guest::refused_settings)?;
     for (name, bits, allowed) in [
         ("bits_w", settings.bits_w, &request.weight_bits),
         ("bits_a", settings.bits_a, &request.activation_bits),

@@ -23,6 +23,7 @@ pub fn info() -> PolicyInfo {
         env!("CARGO_PKG_VERSION"),
         "The smallest predicted error for a given average of weight and activation bits.",
     )
+    .with_settings_schema(include_str!("../settings.schema.json"))
 }
 
 /// The plan.
@@ -31,7 +32,7 @@ pub fn info() -> PolicyInfo {
 /// Settings that are unknown, out of range or cannot be met, or neither sensitivities nor statistics.
 pub fn assign(request: &PolicyRequest) -> Result<PolicyPlan, PolicyError> {
     let settings: Settings = guest::settings(request)?;
-    settings.check()?;
+    settings.check().map_err(guest::refused_settings)?;
     let weights = weight_bits(&settings, request)?;
     let activations = activation_bits(&settings, request)?;
 

@@ -32,6 +32,7 @@ pub fn info() -> PolicyInfo {
         env!("CARGO_PKG_VERSION"),
         "A4, A6 or A8 by layer and timestep, from clipping magnitudes and outliers.",
     )
+    .with_settings_schema(include_str!("../settings.schema.json"))
 }
 
 /// The plan.
@@ -40,7 +41,7 @@ pub fn info() -> PolicyInfo {
 /// Settings that are unknown or out of range, or statistics that are missing.
 pub fn assign(request: &PolicyRequest) -> Result<PolicyPlan, PolicyError> {
     let settings: Settings = guest::settings(request)?;
-    settings.check()?;
+    settings.check().map_err(guest::refused_settings)?;
     let weight = Width::find("W", settings.bits_w, &request.weight_bits)?;
     let mut tiers = [weight; 3];
     for (tier, &bits) in tiers.iter_mut().zip(&settings.tiers) {

@@ -18,6 +18,12 @@ pub fn settings<S: DeserializeOwned>(request: &PolicyRequest) -> Result<S, Polic
         .map_err(|e| PolicyError::new(format!("settings: {e}")))
 }
 
+/// What a policy says of settings that can be read and make no sense. The host tells settings' errors by their head,
+/// and reports them before any work begins.
+pub fn refused_settings(error: PolicyError) -> PolicyError {
+    PolicyError::new(format!("settings: {error}"))
+}
+
 /// Answers a request as bytes with a plan or an error as bytes. The flag says whether it is a plan.
 pub fn answer(
     request: &[u8],

@@ -42,6 +42,12 @@ impl PolicyInfo {
             per_channel: false,
         }
     }
+
+    /// The same with the JSON Schema of its settings, as text; text that is no JSON object leaves it out.
+    pub fn with_settings_schema(mut self, schema: &str) -> Self {
+        self.settings_schema = serde_json::from_str(schema).unwrap_or_default();
+        self
+    }
 }
 
 /// Why a policy has no plan.
