@@ -1,7 +1,7 @@
 //! The smallest predicted error for a given average of bits: “4.5 bits on average” as one setting.
 //!
 //! Two allocations, one for the weights of all layers and one for the activations of all layers and
-//! timesteps. Each has a cost and a predicted error for every width ([`predict`]), and [`allocate`] spends
+//! timesteps. Each has a cost and a predicted error for every width (`predict`), and `allocate` spends
 //! the budget where a bit saves most, after Shoham and Gersho, “Efficient bit allocation for an arbitrary set
 //! of quantizers” (1988).
 
