@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::artifacts::file_hash;
 use crate::wasm::WasmPolicy;
 use crate::{BitPolicy, Error, Model, ModelDefaults, Observer, Result, Rounder, Sampler};
 
@@ -215,8 +216,7 @@ impl Registry {
     /// Where a plugin comes from, for fingerprints: the crate with its version, or the hash of a WASM module.
     pub fn origin(&self, kind: Kind, name: &str) -> Result<String> {
         if kind == Kind::Policy && is_path(name) {
-            let bytes = std::fs::read(name).map_err(Error::io("read", name))?;
-            return Ok(format!("blake3 {}", blake3::hash(&bytes).to_hex()));
+            return Ok(format!("blake3 {}", file_hash(Path::new(name))?));
         }
         Ok(self.find(kind, name)?.origin.to_owned())
     }
@@ -280,6 +280,17 @@ impl Registry {
 /// ```
 pub fn is_path(name: &str) -> bool {
     name.contains(['/', '\\']) || name.ends_with(".wasm")
+}
+
+/// A plugin's name as documents keep it: of a path the file's name, since the same module elsewhere is the same plugin.
+///
+/// ```
+/// use taq_core::registry::label;
+///
+/// assert_eq!((label("policies/mine.wasm"), label("multitier")), ("mine.wasm", "multitier"));
+/// ```
+pub fn label(name: &str) -> &str {
+    name.rsplit(['/', '\\']).next().unwrap_or(name)
 }
 
 /// Names that a typo may have meant, nearest first: at most three edits and a third of the longer name away,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::{Error, Result};
 
 /// Everything that a stage's result depends on: settings, seed, plugin and its version, fingerprints of inputs.
 pub type Parts = BTreeMap<String, Value>;
@@ -39,6 +42,15 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// BLAKE3 of a file's contents, as 64 hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if it cannot be read.
+pub fn file_hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// JSON with the keys of every object sorted, whatever map serde_json was built with.

@@ -16,7 +16,7 @@ mod stage;
 
 pub use atomic::{TEMPORARY_PREFIX, atomic_write, atomic_write_bytes, sweep};
 pub use choice::SessionChoice;
-pub use fingerprint::{Fingerprint, Parts, differences};
+pub use fingerprint::{Fingerprint, Parts, differences, file_hash};
 pub use json::{Document, read_document, read_json, write_json};
 pub use lock::{FolderLock, LOCK_FILE};
 pub(crate) use npz::host_values;

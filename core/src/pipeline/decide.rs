@@ -7,7 +7,7 @@ use super::{Outcome, Session};
 use crate::artifacts::{Npz, StageState, read_document, read_json, write_json};
 use crate::manifest::DecideSettings;
 use crate::plan::{ActivationGrid, PlanSummary, QUANT_CONFIG_FORMAT, QuantConfig};
-use crate::registry::Kind;
+use crate::registry::{Kind, label};
 use crate::stats::{LayerScalars, StatisticsIndex, StepIndex};
 use crate::{
     Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
@@ -228,7 +228,7 @@ fn fill_in(
     Ok(QuantConfig {
         format: QUANT_CONFIG_FORMAT.to_owned(),
         model: spec.fingerprint.clone(),
-        policy: policy.to_owned(),
+        policy: label(policy).to_owned(),
         summary: summarise(spec, plan, &weight_bits),
         weight_bits,
         per_timestep,

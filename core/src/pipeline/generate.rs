@@ -14,7 +14,7 @@ use super::samples::RunManifest;
 use super::session::{measured, parts};
 use super::trajectory::Trajectory;
 use super::{Guidance, Outcome, Session, load_prompts};
-use crate::artifacts::{Document, StageState, read_document, write_json, write_npz};
+use crate::artifacts::{Document, StageState, file_hash, read_document, write_json, write_npz};
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::metrics::{mse, relative_l2_arrays, ssim};
@@ -128,12 +128,6 @@ fn noise_from(
     Ok(noise.try_index(..images as i32)?.transpose_axes(&[0, 2, 3, 1])?)
 }
 
-/// Hash of a file's contents.
-fn digest(path: &std::path::Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
-}
-
 /// Final latents and images of one variant.
 struct Generated {
     latents: Array,
@@ -154,7 +148,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
             ("plan", session.stage_identity("decide")?),
             ("weights", session.stage_identity("round")?),
             ("prompts", json!(job.prompts)),
-            ("noise", json!(settings.noise.as_deref().map(digest).transpose()?)),
+            ("noise", json!(settings.noise.as_deref().map(file_hash).transpose()?)),
             ("num_steps", json!(job.schedule.steps())),
             ("cfg_weight", json!(job.cfg_weight)),
             ("latent", json!(&job.noise.shape()[1..])),

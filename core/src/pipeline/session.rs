@@ -8,7 +8,7 @@ use super::meter::Meter;
 use crate::artifacts::{Parts, RunFolder, write_json};
 use crate::manifest::PluginChoice;
 use crate::noise::initial_noise;
-use crate::registry::{Kind, Registry};
+use crate::registry::{Kind, Registry, label};
 use crate::{Conditioning, Context, Error, Model, Result, Sampler};
 
 /// How much of MLX's freed memory is kept for reuse.
@@ -66,9 +66,7 @@ impl Session {
     /// For fingerprints: a plugin's name, settings, and the crate that it comes from.
     pub fn identity(&self, kind: Kind, choice: &PluginChoice) -> Result<Value> {
         let origin = self.registry.origin(kind, &choice.name)?;
-        // The same module elsewhere is the same policy.
-        let name = choice.name.rsplit(['/', '\\']).next().unwrap_or_default();
-        Ok(json!({ "name": name, "settings": choice.settings(), "origin": origin }))
+        Ok(json!({ "name": label(&choice.name), "settings": choice.settings(), "origin": origin }))
     }
 
     /// For fingerprints: the sampler.

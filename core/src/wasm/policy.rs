@@ -53,8 +53,6 @@ impl WasmPolicy {
 
     /// [`Self::load`] with a folder for compiled modules, or none.
     pub(super) fn load_with(path: &Path, settings: &Value, cache: Option<&Path>) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
         let settings = match settings {
             Value::Object(settings) => settings.clone(),
             Value::Null => Map::new(),
@@ -63,12 +61,26 @@ impl WasmPolicy {
                 return Err(Error::settings(owner, format!("expected a table of settings, found {other}")));
             }
         };
+        let policy = Self { settings, ..Self::open_with(path, cache)? };
+        policy.try_settings()?;
+        Ok(policy)
+    }
+
+    /// As [`Self::load`], without settings: only `describe` runs.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, cache::folder().as_deref())
+    }
+
+    pub(super) fn open_with(path: &Path, cache: Option<&Path>) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
         let (module, facts) = compile(&bytes, cache).map_err(failed)?;
         let info = describe(&module, path).map_err(failed)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        let policy = Self { path: path.to_owned(), hash, module, facts, info, settings };
-        policy.try_settings()?;
-        Ok(policy)
+        Ok(Self { path: path.to_owned(), hash, module, facts, info, settings: Map::new() })
     }
 
     /// What the module says of itself.

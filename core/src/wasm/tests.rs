@@ -1,11 +1,14 @@
 //! Modules that mean harm, and modules that are merely wrong: each with the sentence that the user reads.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use taq_policy::{LayerSpec, PolicyRequest, Role, Stream, Timestep};
 
+use super::limits::LOG_LINES;
 use super::{PolicyRun, WasmPolicy};
 
 const INFO: &str = r#"{"format":"taq.policy_info.v1","name":"toy","version":"1.0.0","summary":"A toy."}"#;
@@ -134,6 +137,22 @@ fn a_policy_reads_its_request_and_its_settings() {
     let error = WasmPolicy::load_with(&path, &json!([1]), None).err().unwrap().to_string();
     assert!(error.contains("expected a table of settings, found [1]"), "{error}");
     assert!(WasmPolicy::load(&folder.path().join("gone.wasm"), &json!({})).is_err());
+}
+
+#[test]
+fn opening_a_policy_does_not_run_assign() {
+    let lines = "(call $log (i32.const 3) (i32.const 0) (i32.const 20))";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("toy.wasm");
+    let assign = format!("{lines} {WRITE}");
+    fs::write(&path, wat::parse_str(Toy { assign: &assign, ..Toy::default() }.text()).unwrap()).unwrap();
+    let lines = |work: &dyn Fn() -> WasmPolicy| {
+        let counted = Lines::default();
+        tracing::subscriber::with_default(counted.clone(), || assert_eq!(work().info().name, "toy"));
+        counted.0.load(Ordering::Relaxed)
+    };
+    assert_eq!(lines(&|| WasmPolicy::open_with(&path, None).unwrap()), 0);
+    assert_eq!(lines(&|| WasmPolicy::load_with(&path, &Value::Null, None).unwrap()), 1);
 }
 
 #[test]
@@ -334,6 +353,32 @@ fn the_log_is_bounded() {
         (call $log (i32.const 3) (i32.const 0) (i32.const 20))
         (local.set $length (i32.add (local.get $length) (i32.const 1)))
         (br_if $again (i32.lt_u (local.get $length) (i32.const 100000))))";
-    let run = Toy { assign: &format!("{lines} {WRITE}"), ..Toy::default() }.run().unwrap();
-    assert_eq!(run.plan.layers.len(), 1);
+    let assign = format!("{lines} {WRITE}");
+    let counted = Lines::default();
+    let run = tracing::subscriber::with_default(counted.clone(), || {
+        Toy { assign: &assign, ..Toy::default() }.run()
+    });
+    assert_eq!(run.unwrap().plan.layers.len(), 1);
+    // Once when the settings are tried, once for the plan.
+    assert_eq!(counted.0.load(Ordering::Relaxed), 2 * LOG_LINES);
+}
+
+/// Counts the lines that reach the log as information.
+#[derive(Clone, Default)]
+struct Lines(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::INFO
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
 }

@@ -54,7 +54,7 @@ pub struct LayerColumns {
     pub spike_fraction: Vec<f32>,
     /// Batches behind each entry.
     pub batches: Vec<u64>,
-    /// Largest magnitude of every channel, one row per timestep; empty unless [`PolicyInfo::per_channel`] asks.
+    /// Largest magnitude of every channel, averaged over batches, one row per timestep; empty unless [`PolicyInfo::per_channel`] asks.
     ///
     /// [`PolicyInfo::per_channel`]: crate::PolicyInfo::per_channel
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

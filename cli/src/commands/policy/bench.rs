@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 use taq_core::PolicyRequest;
+use taq_core::artifacts::read_json;
 use taq_core::registry::Registry;
 
-use super::{Policy, read};
+use super::Policy;
 use crate::error::Failure;
 use crate::output::{Table, bytes, print, terminal_width};
 
@@ -19,7 +20,7 @@ pub(super) fn bench(
     config: Option<&Map<String, Value>>,
     runs: usize,
 ) -> Result<(), Failure> {
-    let request: PolicyRequest = read("policy request", request)?;
+    let request: PolicyRequest = read_json(request, "policy request")?;
     let start = Instant::now();
     let policy = Policy::load(registry, name, &config.cloned().unwrap_or_default())?;
     let load = start.elapsed();

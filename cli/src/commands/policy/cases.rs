@@ -6,11 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use taq_core::artifacts::atomic_write_bytes;
+use taq_core::artifacts::{atomic_write_bytes, read_json};
 use taq_core::registry::Registry;
 use taq_core::{Error, PolicyPlan, PolicyRequest, Result};
 
-use super::{Policy, read};
+use super::Policy;
 use crate::error::Failure;
 use crate::output::{Table, print, terminal_width};
 
@@ -68,7 +68,7 @@ fn with(case: &Path, ending: &str) -> PathBuf {
 
 /// What was expected and came, or how they differ.
 fn judge(registry: &Registry, policy: &str, case: &Path, bless: bool) -> Result<Result<String, String>> {
-    let request: PolicyRequest = read("policy request", &with(case, REQUEST))?;
+    let request: PolicyRequest = read_json(&with(case, REQUEST), "policy request")?;
     let outcome = Policy::load(registry, policy, &request.settings).and_then(|p| p.assign(policy, &request));
     let (plan_path, error_path) = (with(case, ".plan.json"), with(case, ".error.txt"));
     if bless {
@@ -81,7 +81,7 @@ fn judge(registry: &Registry, policy: &str, case: &Path, bless: bool) -> Result<
     }
     Ok(match (outcome, plan_path.exists(), error_path.exists()) {
         (Ok((plan, _)), true, _) => {
-            let expected: PolicyPlan = read("policy plan", &plan_path)?;
+            let expected: PolicyPlan = read_json(&plan_path, "policy plan")?;
             let differs = plan.layers.iter().zip(&expected.layers).find(|(a, b)| a != b);
             match differs {
                 _ if plan == expected => Ok("the plan is the expected one".into()),

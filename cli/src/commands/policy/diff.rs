@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
+use taq_core::artifacts::read_json;
 use taq_core::{Error, LayerPlan, PolicyPlan};
 
-use super::read;
 use crate::error::Failure;
 use crate::output::{Table, print, terminal_width};
 
 /// Prints where two plans differ.
 pub(super) fn diff(first: &Path, second: &Path) -> Result<(), Failure> {
-    let (a, b): (PolicyPlan, PolicyPlan) = (read("policy plan", first)?, read("policy plan", second)?);
+    let (a, b): (PolicyPlan, PolicyPlan) =
+        (read_json(first, "policy plan")?, read_json(second, "policy plan")?);
     let ids = |plan: &PolicyPlan| plan.layers.iter().map(|l| l.id.clone()).collect::<Vec<_>>();
     if ids(&a) != ids(&b) {
         let reason =

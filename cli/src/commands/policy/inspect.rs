@@ -11,7 +11,7 @@ use crate::settings_table::settings_table;
 
 /// Prints what a module says of itself, and its limits.
 pub(super) fn inspect(path: &Path) -> Result<(), Failure> {
-    let policy = WasmPolicy::load(path, &Value::Null)?;
+    let policy = WasmPolicy::open(path)?;
     let (info, facts) = (policy.info(), policy.facts());
     let mut text =
         format!("policy `{}` {}, from {}\n{}\n\n", info.name, info.version, path.display(), info.summary);

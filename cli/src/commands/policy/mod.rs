@@ -8,13 +8,12 @@ mod new;
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use taq_core::artifacts::RunFolder;
+use taq_core::artifacts::{RunFolder, read_json};
 use taq_core::pipeline::{check_plan, policy_request};
 use taq_core::registry::{Registry, is_path};
 use taq_core::wasm::{PolicyRun, WasmPolicy};
-use taq_core::{BitPolicy, Error, PolicyPlan, PolicyRequest, Result};
+use taq_core::{BitPolicy, PolicyPlan, PolicyRequest, Result};
 
 use super::{Host, stages};
 use crate::args::{PolicyArgs, PolicyCommand, PolicyRunArgs, SessionArgs};
@@ -77,7 +76,7 @@ impl Policy {
 fn run(host: Host, args: &PolicyRunArgs) -> Result<(), Failure> {
     let policy = Policy::load(&host.registry, &args.policy, &args.config.clone().unwrap_or_default())?;
     let request: PolicyRequest = match &args.request {
-        Some(path) => read("policy request", path)?,
+        Some(path) => read_json(path, "policy request")?,
         None => run_folder_request(host, &args.session, policy.per_channel())?,
     };
     let (plan, run) = policy.assign(&args.policy, &request)?;
@@ -97,9 +96,4 @@ fn run_folder_request(host: Host, args: &SessionArgs, per_channel: bool) -> Resu
     let choice = args.choice(&host.registry)?;
     let session = stages::open(host, &choice, RunFolder::create(&args.run)?, false)?;
     Ok(policy_request(&session, per_channel)?)
-}
-
-fn read<T: DeserializeOwned>(kind: &'static str, path: &Path) -> Result<T> {
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&text).map_err(|e| Error::malformed(kind, path, e))
 }
