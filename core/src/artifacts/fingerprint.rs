@@ -47,7 +47,7 @@ impl fmt::Display for Fingerprint {
 /// BLAKE3 of a file's contents, as 64 hexadecimal digits.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) if it cannot be read.
+/// [`Error::Io`] if it cannot be read.
 pub fn file_hash(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     Ok(blake3::hash(&bytes).to_hex().to_string())
