@@ -44,7 +44,10 @@ pub use policy::{
     BitPolicy, LayerColumns, LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource,
     Sensitivity, Timestep,
 };
-pub use rounder::{BlockJob, LOSS_STRIDE, LayerJob, Reconstruction, RoundedBlock, RoundedLayer, Rounder};
+pub use rounder::{
+    Batch, BlockJob, LOSS_STRIDE, LayerGradients, LayerJob, LearnedInput, Reconstruction, RoundedBlock,
+    RoundedLayer, Rounder,
+};
 pub use sampler::{Sampler, Schedule, StepAt};
 pub use tap::{Identity, LinearCall, Tap};
 

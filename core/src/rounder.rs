@@ -2,22 +2,54 @@
 
 use mlx_rs::Array;
 
-use crate::quant::Grid;
+use crate::quant::{Grid, InputGrids, QDrop, QuantizedLayer};
 use crate::{BlockSpec, Context, LayerSpec, Result};
 
-/// A block's calibration data behind two questions: how large is the error with these weights, and where does
-/// it fall. Rows are calibration samples (an image at a timestep).
+/// A block's calibration data behind three questions: what arrives at its layers, how large is the error when they
+/// compute with these parameters, and in which direction does it fall. Rows are calibration samples (an image at a
+/// timestep).
 pub trait Reconstruction {
     /// Rows to learn from, numbered from 0.
     fn rows(&self) -> usize;
 
-    /// Mean squared error of the block's outputs over the given rows when its layers have the given weights
-    /// (one per layer of the job, in its order, each `[out_features, in_features]`), and its gradient with
-    /// respect to each of them.
-    fn loss_and_grads(&self, weights: &[Array], rows: &[usize]) -> Result<(f32, Vec<Array>)>;
+    /// The planned timestep of a row, a position in the arrays by timestep ([`InputGrids::scale`] and others).
+    fn step(&self, row: usize) -> usize;
+
+    /// Shows the input of every layer, `[rows, tokens, in_features]`, by its position in the job: what the quantized
+    /// blocks before this one put out, followed in full precision within the block.
+    fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()>;
+
+    /// Mean squared error of the block's outputs over a batch when its layers compute with these parameters (one for
+    /// each layer of the job, in its order), and its gradients.
+    fn loss_and_grads(
+        &self,
+        layers: &[QuantizedLayer],
+        batch: Batch<'_>,
+    ) -> Result<(f32, Vec<LayerGradients>)>;
 
     /// The same error without gradients, over rows that [`Self::loss_and_grads`] never shows.
-    fn held_out_loss(&self, weights: &[Array]) -> Result<f32>;
+    fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32>;
+}
+
+/// Which rows a step learns from.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The rows.
+    pub rows: &'a [usize],
+    /// Without it, the block sees what the quantized blocks before it put out. With it, a random share of the elements
+    /// of the block's input comes from the full-precision model, and of every layer's input is not quantized.
+    pub drop: Option<QDrop>,
+}
+
+/// Derivatives of the error with respect to what a layer computes with.
+#[derive(Debug, Clone)]
+pub struct LayerGradients {
+    /// With respect to [`QuantizedLayer::weight`], of its shape.
+    pub weight: Array,
+    /// With respect to the input's step sizes, `[steps]`; 0 for timesteps that the batch does not hold.
+    pub scale: Array,
+    /// With respect to [`QuantizedLayer::bias`], of its shape, if there is one.
+    pub bias: Option<Array>,
 }
 
 /// One layer to be rounded.
@@ -29,6 +61,8 @@ pub struct LayerJob {
     pub weight: Array,
     /// The grid to round to: bits, granularity, symmetric or not.
     pub grid: Grid,
+    /// The plan's grids of its input.
+    pub input: InputGrids,
 }
 
 /// One block to be rounded.
@@ -41,7 +75,8 @@ pub struct BlockJob<'a> {
     pub reconstruction: &'a dyn Reconstruction,
 }
 
-/// The integers of one layer and what they mean: `weight ≈ (weight_int − zero_point) · scale`.
+/// The integers of one layer and what they mean: `weight ≈ (weight_int − zero_point) · scale`, over the multiplier of the
+/// input if there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoundedLayer {
     /// Grid that was used.
@@ -54,6 +89,22 @@ pub struct RoundedLayer {
     pub scale: Vec<f32>,
     /// One zero point per group; all 0 on a symmetric grid.
     pub zero_point: Vec<i8>,
+    /// What was learned of its input; `None`: the plan holds.
+    pub learned: Option<LearnedInput>,
+}
+
+/// What a rounder learned of a layer's input, in place of the plan's step sizes, shift and multiplier. The bits remain
+/// the plan's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LearnedInput {
+    /// Step sizes, `[steps]`.
+    pub scale: Vec<f32>,
+    /// Row-major `[steps, in_features]`; empty: 0.
+    pub shift: Vec<f32>,
+    /// `[in_features]`; empty: 1. The integers are those of the weight with its columns times this.
+    pub multiplier: Vec<f32>,
+    /// What is added to the bias, row-major `[steps, out_features]`; empty: 0.
+    pub bias: Vec<f32>,
 }
 
 /// A block's integers, and how learning them went.

@@ -6,9 +6,9 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 use serde_json::json;
 
-use super::quantized::{ActivationPlan, QuantizedTap, QuantizedWeights};
+use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 use super::report::{ImageScore, Report, VariantReport};
-use super::round::{WeightsConfig, load_block, load_plan};
+use super::round::{WeightsConfig, load_blocks, load_plan};
 use super::run::costs;
 use super::samples::RunManifest;
 use super::session::{measured, parts};
@@ -169,8 +169,8 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
         for &variant in &job.variants {
             let generated = match (&activations, &plan) {
                 (Some(activations), Some(plan)) if variant != Variant::FullPrecision => {
-                    let weights = weights(session, plan, variant)?;
-                    run_variant(session, &job, variant, &mut QuantizedTap::new(activations, &weights))?
+                    let layers = layers(session, plan, activations, variant)?;
+                    run_variant(session, &job, variant, &mut QuantizedTap::new(activations, &layers))?
                 }
                 _ => run_variant(session, &job, variant, &mut Identity)?,
             };
@@ -188,7 +188,12 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
     Ok(outcome)
 }
 
-fn weights(session: &Session, plan: &QuantConfig, variant: Variant) -> Result<QuantizedWeights> {
+fn layers(
+    session: &Session,
+    plan: &QuantConfig,
+    activations: &ActivationPlan,
+    variant: Variant,
+) -> Result<QuantizedLayers> {
     let (run, spec) = (&session.run, session.model.spec());
     let config: Option<WeightsConfig> =
         if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
@@ -207,10 +212,10 @@ fn weights(session: &Session, plan: &QuantConfig, variant: Variant) -> Result<Qu
         }
         let blocks = config.block_metrics.iter();
         let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
-        return load_block(run, blocks);
+        return load_blocks(run, activations, blocks);
     }
     // The same grids as the rounder's, or plain ones of the plan's bits.
-    let mut weights = QuantizedWeights::new();
+    let mut layers = QuantizedLayers::new();
     for layer in spec.layers() {
         let rounded =
             config.as_ref().and_then(|c| c.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)));
@@ -220,9 +225,10 @@ fn weights(session: &Session, plan: &QuantConfig, variant: Variant) -> Result<Qu
             (None, true) => continue,
             (None, false) => Grid::new(plan.weight_bits[&layer.id], Granularity::Channel, true)?,
         };
-        weights.insert(layer.id.clone(), nearest(&session.model.weight(&layer.id)?, &grid)?.dequantize()?);
+        let weight = nearest(&session.model.weight(&layer.id)?, &grid)?.dequantize()?;
+        layers.insert(layer.id.clone(), activations.layer(&layer.id, weight)?);
     }
-    Ok(weights)
+    Ok(layers)
 }
 
 fn run_variant(session: &Session, job: &Job, variant: Variant, tap: &mut dyn Tap) -> Result<Generated> {

@@ -24,7 +24,7 @@ pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::observe;
 pub use prompts::load_prompts;
-pub use quantized::{ActivationPlan, QuantizedTap, QuantizedWeights};
+pub use quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 pub use report::{ImageScore, Report, VariantReport};
 pub use round::{BlockMetrics, WeightsConfig, round};
 pub use run::{STAGES, run};

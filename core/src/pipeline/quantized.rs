@@ -6,21 +6,15 @@ use mlx_rs::{Array, ops};
 
 use crate::artifacts::{Npz, RunFolder};
 use crate::plan::QuantConfig;
-use crate::quant::fake_quantize;
+use crate::quant::{InputGrids, QDrop, QuantizedLayer};
 use crate::{Error, LayerId, LinearCall, ModelSpec, Result, Tap};
-
-/// Grids of one layer's input, by position in [`ActivationPlan::timesteps`].
-struct LayerGrids {
-    scale: Vec<f32>,
-    bits: Vec<u8>,
-    /// `[steps, in_features]`, if any step has a shift.
-    shift: Option<Array>,
-}
 
 /// The activation side of a plan, ready for use.
 pub struct ActivationPlan {
-    timesteps: Vec<f32>,
-    layers: HashMap<LayerId, LayerGrids>,
+    /// The planned timesteps (1000 σ); positions in this list are what [`InputGrids`] calls steps.
+    pub timesteps: Vec<f32>,
+    /// Every layer's grids.
+    pub inputs: HashMap<LayerId, InputGrids>,
 }
 
 impl ActivationPlan {
@@ -28,7 +22,7 @@ impl ActivationPlan {
     pub fn load(run: &RunFolder, spec: &ModelSpec, config: &QuantConfig) -> Result<Self> {
         let timesteps = config.sigma_map.values().map(|sigma| 1000.0 * sigma).collect();
         let mut shifts: BTreeMap<usize, Npz> = BTreeMap::new();
-        let mut layers = HashMap::new();
+        let mut inputs = HashMap::new();
         for layer in spec.layers() {
             let (mut scale, mut bits, mut shift) = (Vec::new(), Vec::new(), Vec::new());
             let mut shifted = false;
@@ -50,50 +44,59 @@ impl ActivationPlan {
                 };
                 shift.push(values);
             }
-            let shift = if shifted { Some(ops::stack(&shift, 0)?) } else { None };
-            layers.insert(layer.id.clone(), LayerGrids { scale, bits, shift });
+            let mut grids = InputGrids::new(bits, &scale).map_err(|e| {
+                Error::malformed("quantization plan", run.quant_config(), format!("{}: {e}", layer.id))
+            })?;
+            grids.shift = if shifted { Some(ops::stack(&shift, 0)?) } else { None };
+            inputs.insert(layer.id.clone(), grids);
         }
-        Ok(Self { timesteps, layers })
+        Ok(Self { timesteps, inputs })
     }
 
     /// The planned step nearest to a timestep.
-    fn step(&self, timestep: f32) -> usize {
+    pub fn step(&self, timestep: f32) -> usize {
         let distance = |t: &f32| (t - timestep).abs();
         let nearest =
             self.timesteps.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
         nearest.map_or(0, |(step, _)| step)
     }
 
-    /// The layer's input on its grids; `steps` has the planned step of each row.
-    fn quantize(&self, call: &LinearCall<'_>, steps: &[usize]) -> Result<Array> {
-        let Some(grids) = self.layers.get(&call.layer.id) else { return Ok(call.input.clone()) };
-        let scale: Vec<f32> = steps.iter().map(|&s| grids.scale[s]).collect();
-        let bits: Vec<u8> = steps.iter().map(|&s| grids.bits[s]).collect();
-        let shift = match &grids.shift {
-            Some(shift) => {
-                let rows: Vec<i32> = steps.iter().map(|&s| s as i32).collect();
-                Some(shift.take_axis(Array::from_slice(&rows, &[rows.len() as i32]), 0)?)
-            }
-            None => None,
-        };
-        fake_quantize(call.input, &scale, &bits, shift.as_ref())
+    /// The layer with this weight and the plan's grids of its input.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if the plan does not know the layer.
+    pub fn layer(&self, id: &LayerId, weight: Array) -> Result<QuantizedLayer> {
+        Ok(QuantizedLayer { weight, input: self.input(id)?.clone(), bias: None })
+    }
+
+    /// The plan's grids of a layer's input; errors as for [`Self::layer`].
+    pub fn input(&self, id: &LayerId) -> Result<&InputGrids> {
+        self.inputs
+            .get(id)
+            .ok_or_else(|| Error::settings("quantization plan", format!("it has no layer {id}")))
     }
 }
 
-/// Weights by layer, dequantized; layers that are not there keep full precision.
-pub type QuantizedWeights = HashMap<LayerId, Array>;
+/// Quantized layers by id; layers that are not there compute in full precision.
+pub type QuantizedLayers = HashMap<LayerId, QuantizedLayer>;
 
-/// Runs the model with quantized weights and inputs.
+/// Runs the model with quantized layers.
 pub struct QuantizedTap<'a> {
     plan: &'a ActivationPlan,
-    weights: &'a QuantizedWeights,
+    layers: &'a QuantizedLayers,
+    drop: Option<QDrop>,
     steps: Vec<usize>,
 }
 
 impl<'a> QuantizedTap<'a> {
-    /// A tap with these weights and this plan.
-    pub fn new(plan: &'a ActivationPlan, weights: &'a QuantizedWeights) -> Self {
-        Self { plan, weights, steps: Vec::new() }
+    /// A tap with these layers, at the timesteps of this plan.
+    pub fn new(plan: &'a ActivationPlan, layers: &'a QuantizedLayers) -> Self {
+        Self { plan, layers, drop: None, steps: Vec::new() }
+    }
+
+    /// The same, leaving a random share of every input in full precision.
+    pub fn with_drop(self, drop: Option<QDrop>) -> Self {
+        Self { drop, ..self }
     }
 }
 
@@ -104,9 +107,19 @@ impl Tap for QuantizedTap<'_> {
     }
 
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
-        match self.weights.get(&call.layer.id) {
-            Some(weight) => call.compute_with(&self.plan.quantize(&call, &self.steps)?, weight),
+        match self.layers.get(&call.layer.id) {
+            Some(layer) => {
+                // Every layer its own pattern: layers of one shape must not leave out the same elements.
+                let layer_number = self.drop.map(|_| name_hash(&call.layer.id));
+                let drop = self.drop.zip(layer_number).map(|(d, n)| QDrop { seed: d.seed ^ n, ..d });
+                layer.forward(&call, &self.steps, drop)
+            }
             None => call.compute(),
         }
     }
+}
+
+/// FNV-1a.
+fn name_hash(id: &LayerId) -> u32 {
+    id.as_str().bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -1,13 +1,15 @@
-//! One block's calibration data: inputs from the quantized prefix, targets from full precision.
+//! One block's calibration data: inputs from the quantized prefix (mixed with full precision if QDrop is asked for),
+//! targets from full precision.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
-use mlx_rs::{Array, ops, transforms};
+use mlx_rs::{Array, ops, random, transforms};
 
-use super::QuantizedTap;
-use super::quantized::{ActivationPlan, QuantizedWeights};
-use crate::{BlockIo, Error, Identity, LayerId, LayerJob, Model, Reconstruction, Result};
+use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
+use crate::quant::{InputGrids, QDrop, QuantizedLayer};
+use crate::{
+    Batch, BlockIo, Error, Identity, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
+};
 
 /// Rows in one forward pass over all rows.
 const CHUNK: usize = 32;
@@ -49,20 +51,20 @@ impl Boundary {
         Ok(Self(io))
     }
 
-    /// The boundary after a block, in full precision or through a quantized tap.
+    /// The boundary after a block, in full precision or with quantized layers.
     pub fn forward(
         &self,
         model: &dyn Model,
         block: usize,
-        quantized: Option<(&ActivationPlan, &QuantizedWeights)>,
+        quantized: Option<(&ActivationPlan, &QuantizedLayers)>,
     ) -> Result<Self> {
         let all: Vec<usize> = (0..self.len()).collect();
         let mut parts = Vec::new();
         for rows in all.chunks(CHUNK) {
             let io = self.rows(rows)?;
             let out = match quantized {
-                Some((plan, weights)) => {
-                    block_forward(model, block, &io, &mut QuantizedTap::new(plan, weights))?
+                Some((plan, layers)) => {
+                    block_forward(model, block, &io, &mut QuantizedTap::new(plan, layers))?
                 }
                 None => block_forward(model, block, &io, &mut Identity)?,
             };
@@ -73,9 +75,24 @@ impl Boundary {
     }
 }
 
-fn block_forward(model: &dyn Model, block: usize, io: &BlockIo, tap: &mut dyn crate::Tap) -> Result<BlockIo> {
+fn block_forward(model: &dyn Model, block: usize, io: &BlockIo, tap: &mut dyn Tap) -> Result<BlockIo> {
     tap.begin(&io.timesteps)?;
     model.block_forward(block, io, tap)
+}
+
+/// Shows every layer's input and changes nothing.
+struct Watch<'a, F> {
+    layers: &'a [LayerJob],
+    visit: F,
+}
+
+impl<F: FnMut(usize, &Array) -> Result<()>> Tap for Watch<'_, F> {
+    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
+        if let Some(layer) = self.layers.iter().position(|l| l.spec.id == call.layer.id) {
+            (self.visit)(layer, call.input)?;
+        }
+        call.compute()
+    }
 }
 
 /// See the module's head. Rows from 0 to `learn` are learned from, the rest only judges.
@@ -84,17 +101,27 @@ pub(super) struct BlockReconstruction<'a> {
     pub block: usize,
     pub plan: &'a ActivationPlan,
     pub layers: &'a [LayerJob],
+    /// From the quantized prefix.
     pub inputs: &'a Boundary,
+    /// From full precision.
+    pub exact_inputs: &'a Boundary,
     pub targets: &'a Boundary,
     pub learn: usize,
 }
 
 impl BlockReconstruction<'_> {
     /// Sum of squared errors over both streams, and the number of elements.
-    fn squared_error(&self, weights: &[Array], io: &BlockIo, target: &BlockIo) -> Result<(Array, usize)> {
-        let weights: HashMap<LayerId, Array> =
-            self.layers.iter().zip(weights).map(|(l, w)| (l.spec.id.clone(), w.clone())).collect();
-        let out = block_forward(self.model, self.block, io, &mut QuantizedTap::new(self.plan, &weights))?;
+    fn squared_error(
+        &self,
+        layers: Vec<QuantizedLayer>,
+        io: &BlockIo,
+        target: &BlockIo,
+        drop: Option<QDrop>,
+    ) -> Result<(Array, usize)> {
+        let layers: QuantizedLayers =
+            self.layers.iter().zip(layers).map(|(l, layer)| (l.spec.id.clone(), layer)).collect();
+        let mut tap = QuantizedTap::new(self.plan, &layers).with_drop(drop);
+        let out = block_forward(self.model, self.block, io, &mut tap)?;
         let mut sum = ops::sum(&ops::square(&out.hidden.subtract(&target.hidden)?)?, None)?;
         let mut count = target.hidden.size();
         if let (Some(out), Some(target)) = (&out.context, &target.context) {
@@ -103,6 +130,24 @@ impl BlockReconstruction<'_> {
         }
         Ok((sum, count))
     }
+
+    /// What a batch puts into the block: from the quantized prefix, or mixed with full precision.
+    fn batch_inputs(&self, batch: Batch<'_>) -> Result<BlockIo> {
+        let io = self.inputs.rows(batch.rows)?;
+        let Some(QDrop { probability, seed }) = batch.drop else { return Ok(io) };
+        let exact = self.exact_inputs.rows(batch.rows)?;
+        let key = random::key(u64::from(seed))?;
+        let (for_hidden, for_context) = random::split(&key, 2)?;
+        let mix = |quantized: &Array, exact: &Array, key: &Array| -> Result<Array> {
+            let keep = random::bernoulli(&Array::from_f32(probability), quantized.shape(), key)?;
+            Ok(ops::select(keep, exact, quantized)?)
+        };
+        let context = match (&io.context, &exact.context) {
+            (Some(quantized), Some(exact)) => Some(mix(quantized, exact, &for_context)?),
+            _ => None,
+        };
+        Ok(BlockIo { hidden: mix(&io.hidden, &exact.hidden, &for_hidden)?, context, ..io })
+    }
 }
 
 impl Reconstruction for BlockReconstruction<'_> {
@@ -110,12 +155,26 @@ impl Reconstruction for BlockReconstruction<'_> {
         self.learn
     }
 
-    fn loss_and_grads(&self, weights: &[Array], rows: &[usize]) -> Result<(f32, Vec<Array>)> {
-        let (io, target) = (self.inputs.rows(rows)?, self.targets.rows(rows)?);
+    fn step(&self, row: usize) -> usize {
+        self.plan.step(self.inputs.0.timesteps[row])
+    }
+
+    fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
+        let io = self.inputs.rows(rows)?;
+        block_forward(self.model, self.block, &io, &mut Watch { layers: self.layers, visit })?;
+        Ok(())
+    }
+
+    fn loss_and_grads(
+        &self,
+        layers: &[QuantizedLayer],
+        batch: Batch<'_>,
+    ) -> Result<(f32, Vec<LayerGradients>)> {
+        let (io, target) = (self.batch_inputs(batch)?, self.targets.rows(batch.rows)?);
         // The closure must return MLX's error type; ours waits here.
         let failure: RefCell<Option<Error>> = RefCell::new(None);
-        let loss = |weights: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
-            match self.squared_error(weights, &io, &target) {
+        let loss = |arrays: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
+            match self.squared_error(with_arrays(layers, arrays), &io, &target, batch.drop) {
                 Ok((sum, count)) => Ok(vec![sum.multiply(Array::from_f32(1.0 / count as f32))?]),
                 Err(Error::Mlx(e)) => Err(e),
                 Err(e) => {
@@ -125,27 +184,56 @@ impl Reconstruction for BlockReconstruction<'_> {
                 }
             }
         };
-        let argnums: Vec<i32> = (0..weights.len() as i32).collect();
-        let result = transforms::value_and_grad_with_argnums(loss, &argnums[..])(weights);
+        let arrays = arrays(layers);
+        let argnums: Vec<i32> = (0..arrays.len() as i32).collect();
+        let result = transforms::value_and_grad_with_argnums(loss, &argnums[..])(&arrays);
         if let Some(e) = failure.take() {
             return Err(e);
         }
         let (value, grads) = result?;
         transforms::eval(value.iter().chain(&grads))?;
-        Ok((item(&value[0])?, grads))
+        let mut grads = grads.into_iter();
+        let gradients = layers.iter().map_while(|layer| {
+            let (weight, scale) = (grads.next()?, grads.next()?);
+            let bias = if layer.bias.is_some() { Some(grads.next()?) } else { None };
+            Some(LayerGradients { weight, scale, bias })
+        });
+        Ok((item(&value[0])?, gradients.collect()))
     }
 
-    fn held_out_loss(&self, weights: &[Array]) -> Result<f32> {
+    fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {
         let rows: Vec<usize> = (self.learn..self.inputs.len()).collect();
         let (mut total, mut elements) = (0.0, 0);
         for rows in rows.chunks(CHUNK) {
-            let (sum, count) =
-                self.squared_error(weights, &self.inputs.rows(rows)?, &self.targets.rows(rows)?)?;
+            let (io, target) = (self.inputs.rows(rows)?, self.targets.rows(rows)?);
+            let (sum, count) = self.squared_error(layers.to_vec(), &io, &target, None)?;
             total += f64::from(item(&sum)?);
             elements += count;
         }
         Ok((total / elements.max(1) as f64) as f32)
     }
+}
+
+/// What is differentiated: of each layer the weight, the step sizes, the bias if there is one.
+fn arrays(layers: &[QuantizedLayer]) -> Vec<Array> {
+    let of_layer = |l: &QuantizedLayer| {
+        [Some(l.weight.clone()), Some(l.input.scale.clone()), l.bias.clone()].into_iter().flatten()
+    };
+    layers.iter().flat_map(of_layer).collect()
+}
+
+/// The layers with other arrays in the places of [`arrays`].
+fn with_arrays(layers: &[QuantizedLayer], arrays: &[Array]) -> Vec<QuantizedLayer> {
+    let mut next = arrays.iter().cloned();
+    let mut take = |own: &Array| next.next().unwrap_or_else(|| own.clone());
+    layers
+        .iter()
+        .map(|l| QuantizedLayer {
+            weight: take(&l.weight),
+            input: InputGrids { scale: take(&l.input.scale), ..l.input.clone() },
+            bias: l.bias.as_ref().map(&mut take),
+        })
+        .collect()
 }
 
 fn item(scalar: &Array) -> Result<f32> {

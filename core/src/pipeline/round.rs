@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use mlx_rs::Array;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::quantized::{ActivationPlan, QuantizedWeights};
+use super::quantized::{ActivationPlan, QuantizedLayers};
 use super::reconstruction::{BlockReconstruction, Boundary};
 use super::session::{measured, parts};
 use super::{Outcome, SampleSet, Session};
@@ -22,11 +21,11 @@ use crate::artifacts::{
 use crate::manifest::RoundSettings;
 use crate::noise::Rng;
 use crate::plan::QuantConfig;
-use crate::quant::{Grid, nearest_with};
+use crate::quant::{Clipping, Grid, GridParams, QuantizedLayer, round_nearest, to_matrix};
 use crate::registry::Kind;
 use crate::{
-    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedBlock,
-    RoundedLayer,
+    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, LearnedInput, ModelSpec, Result,
+    RoundedBlock, RoundedLayer,
 };
 
 /// How one block came out: an entry of `quantized_weights/config.json`.
@@ -37,10 +36,10 @@ pub struct BlockMetrics {
     pub block_name: BlockId,
     /// Exact ids of its quantized layers, with their grids; arrays carry the id with dots as underscores.
     pub layers: BTreeMap<LayerId, Grid>,
-    /// Mean squared error of the block's outputs on held-out rows, every weight rounded to nearest on the grid that
-    /// was chosen: the same bits, scales and zero points.
+    /// Mean squared error of the block's outputs on held-out rows, every weight rounded to nearest on a grid of the same
+    /// bits that is clipped where the weight's squared error is smallest, the inputs on the plan's grids.
     pub nearest_loss: f32,
-    /// The same with the weights that were chosen.
+    /// The same with what was chosen and learned.
     pub final_loss: f32,
     /// Training loss every 100 iterations.
     pub loss_history_stride100: Vec<f32>,
@@ -107,24 +106,26 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         for (index, block) in spec.blocks.iter().enumerate() {
             session.cx.check()?;
             let targets = full.forward(&*session.model, index, None)?;
-            let mut weights = QuantizedWeights::new();
+            let mut layers = QuantizedLayers::new();
             if chosen[index] {
-                let layers = layer_jobs(session, block, settings, &config)?;
+                let jobs = layer_jobs(session, block, settings, &config, &plan)?;
                 let reconstruction = BlockReconstruction {
                     model: &*session.model,
                     block: index,
                     plan: &plan,
-                    layers: &layers,
+                    layers: &jobs,
                     inputs: &quantized,
+                    exact_inputs: &full,
                     targets: &targets,
                     learn: rows.learn,
                 };
-                let job = BlockJob { block, layers: &layers, reconstruction: &reconstruction };
+                let job = BlockJob { block, layers: &jobs, reconstruction: &reconstruction };
                 let at = format!("{} ({} of {})", block.id, metrics.len() + 1, count);
                 metrics.push(round_block(session, settings, &*rounder, &job, &at)?);
-                weights = load_block(run, metrics.last().map(|m: &BlockMetrics| (block, m)).into_iter())?;
+                let done = metrics.last().map(|m: &BlockMetrics| (block, m));
+                layers = load_blocks(run, &plan, done.into_iter())?;
             }
-            quantized = quantized.forward(&*session.model, index, Some((&plan, &weights)))?;
+            quantized = quantized.forward(&*session.model, index, Some((&plan, &layers)))?;
             full = targets;
         }
         let document = WeightsConfig {
@@ -179,6 +180,7 @@ fn layer_jobs(
     block: &BlockSpec,
     settings: &RoundSettings,
     config: &QuantConfig,
+    plan: &ActivationPlan,
 ) -> Result<Vec<LayerJob>> {
     let job = |spec: &crate::LayerSpec| {
         let planned = config.weight_bits.get(&spec.id).copied().ok_or_else(|| {
@@ -187,7 +189,8 @@ fn layer_jobs(
         })?;
         let grid = Grid::new(settings.bits_w.unwrap_or(planned), settings.granularity, settings.symmetric)?;
         grid.validate(spec)?;
-        Ok(LayerJob { spec: spec.clone(), weight: session.model.weight(&spec.id)?, grid })
+        let input = plan.input(&spec.id)?.clone();
+        Ok(LayerJob { spec: spec.clone(), weight: session.model.weight(&spec.id)?, grid, input })
     };
     block.layers.iter().map(job).collect()
 }
@@ -213,17 +216,13 @@ fn round_block(
     let context = Context { seed: derived_seed(session.cx.seed, &job.block.id), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
     check(settings, job, &rounded)?;
-    let dequantize =
-        |layers: &[RoundedLayer]| layers.iter().map(RoundedLayer::dequantize).collect::<Result<Vec<Array>>>();
-    let nearest = |(layer, rounded): (&LayerJob, &RoundedLayer)| {
-        nearest_with(&layer.weight, &rounded.grid, rounded.params()?)
-    };
-    let baseline = job.layers.iter().zip(&rounded.layers).map(nearest).collect::<Result<Vec<_>>>()?;
+    let learned = job.layers.iter().zip(&rounded.layers).map(|(job, layer)| layer.quantized(&job.input));
+    let learned = learned.collect::<Result<Vec<_>>>()?;
     let metrics = BlockMetrics {
         block_name: job.block.id.clone(),
         layers: job.layers.iter().zip(&rounded.layers).map(|(l, r)| (l.spec.id.clone(), r.grid)).collect(),
-        nearest_loss: job.reconstruction.held_out_loss(&dequantize(&baseline)?)?,
-        final_loss: job.reconstruction.held_out_loss(&dequantize(&rounded.layers)?)?,
+        nearest_loss: job.reconstruction.held_out_loss(&nearest_layers(job)?)?,
+        final_loss: job.reconstruction.held_out_loss(&learned)?,
         loss_history_stride100: rounded.losses.clone(),
     };
     tracing::info!(
@@ -239,6 +238,17 @@ fn round_block(
     Ok(metrics)
 }
 
+/// What learning is compared with: every weight rounded to nearest, clipped where its squared error is smallest; inputs
+/// as planned.
+fn nearest_layers(job: &BlockJob<'_>) -> Result<Vec<QuantizedLayer>> {
+    let layer = |layer: &LayerJob| {
+        let (values, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
+        let params = GridParams::fit(&values, shape, &layer.grid, Clipping::Mse)?;
+        round_nearest(&values, shape, &layer.grid, params)?.quantized(&layer.input)
+    };
+    job.layers.iter().map(layer).collect()
+}
+
 fn derived_seed(seed: u64, block: &BlockId) -> u64 {
     let hash = blake3::hash(format!("{seed} {block}").as_bytes());
     hash.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
@@ -251,7 +261,7 @@ fn check(settings: &RoundSettings, job: &BlockJob<'_>, rounded: &RoundedBlock) -
         return Err(Error::settings(owner(), reason));
     }
     for (layer, rounded) in job.layers.iter().zip(&rounded.layers) {
-        rounded.validate(&layer.spec).map_err(|e| Error::settings(owner(), e))?;
+        rounded.validate(&layer.spec, layer.input.steps()).map_err(|e| Error::settings(owner(), e))?;
     }
     Ok(())
 }
@@ -267,17 +277,30 @@ fn write_block(run: &RunFolder, job: &BlockJob<'_>, rounded: &RoundedBlock) -> R
             if !rounded.grid.symmetric {
                 npz.add(&name("zero_point"), &groups, &rounded.zero_point)?;
             }
+            let Some(learned) = &rounded.learned else { continue };
+            let ([outputs, inputs], steps) = (rounded.shape, learned.scale.len());
+            npz.add(&name("a_scale"), &[steps], &learned.scale)?;
+            for (field, values, shape) in [
+                ("a_shift", &learned.shift, vec![steps, inputs]),
+                ("multiplier", &learned.multiplier, vec![inputs]),
+                ("bias", &learned.bias, vec![steps, outputs]),
+            ] {
+                if !values.is_empty() {
+                    npz.add(&name(field), &shape, values)?;
+                }
+            }
         }
         Ok(())
     })
 }
 
-/// Weights of finished blocks, dequantized.
-pub(super) fn load_block<'a>(
+/// The layers of finished blocks.
+pub(super) fn load_blocks<'a>(
     run: &RunFolder,
+    plan: &ActivationPlan,
     blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
-) -> Result<QuantizedWeights> {
-    let mut weights = QuantizedWeights::new();
+) -> Result<QuantizedLayers> {
+    let mut layers = QuantizedLayers::new();
     for (block, metrics) in blocks {
         let path = run.block_weights(&block.id);
         let npz = Npz::open(&path)?;
@@ -287,6 +310,20 @@ pub(super) fn load_block<'a>(
             let shape = [layer.out_features, layer.in_features];
             let layout = grid.layout(shape)?;
             let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
+            let steps = plan.timesteps.len();
+            let optional = |field: &str, shape: &[usize]| match npz.contains(&name(field)) {
+                true => npz.vec(&name(field), shape),
+                false => Ok(Vec::new()),
+            };
+            let learned = match npz.contains(&name("a_scale")) {
+                true => Some(LearnedInput {
+                    scale: npz.vec(&name("a_scale"), &[steps])?,
+                    shift: optional("a_shift", &[steps, layer.in_features])?,
+                    multiplier: optional("multiplier", &[layer.in_features])?,
+                    bias: optional("bias", &[steps, layer.out_features])?,
+                }),
+                false => None,
+            };
             let rounded = RoundedLayer {
                 grid,
                 shape,
@@ -297,12 +334,13 @@ pub(super) fn load_block<'a>(
                 } else {
                     npz.vec(&name("zero_point"), &groups)?
                 },
+                learned,
             };
-            rounded.validate(layer).map_err(|e| Error::malformed("block of weights", &path, e))?;
-            weights.insert(layer.id.clone(), rounded.dequantize()?);
+            rounded.validate(layer, steps).map_err(|e| Error::malformed("block of weights", &path, e))?;
+            layers.insert(layer.id.clone(), rounded.quantized(plan.input(&layer.id)?)?);
         }
     }
-    Ok(weights)
+    Ok(layers)
 }
 
 /// The calibration rows: learned ones first.

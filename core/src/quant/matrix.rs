@@ -32,8 +32,8 @@ fn wrong_shape(what: &str, weight: &Array) -> Error {
     }
 }
 
-/// The values of an array that is not empty, row-major, as f32.
-fn to_vec(array: &Array) -> Result<Vec<f32>> {
+/// The values of an array that is not empty, row-major, as f32. Evaluates it.
+pub fn to_vec(array: &Array) -> Result<Vec<f32>> {
     let array =
         if array.dtype() == Dtype::Float32 { array.clone() } else { array.as_dtype(Dtype::Float32)? };
     array.contiguous()?.to_vec_exact::<f32>().map_err(|e| Error::Mlx(Exception::custom(e.to_string())))

@@ -14,19 +14,22 @@
 //! | symmetric | absmax / (2^(b−1) − 1) | 0 |
 //! | asymmetric | (max(hi, 0) − min(lo, 0)) / (2^b − 1) | qmin − round(min(lo, 0) / s) |
 //!
-//! Activations are quantized symmetrically with one step size per row of the batch ([`fake_quantize`]).
+//! Activations are quantized symmetrically around a shift, with one step size per row of the batch
+//! ([`fake_quantize`]) and so per timestep ([`InputGrids`]).
 
 mod fake;
 mod grid;
+mod layer;
 mod matrix;
 mod nearest;
 mod pack;
 mod params;
 mod rounded;
 
-pub use fake::fake_quantize;
+pub use fake::{QDrop, RowGrids, fake_quantize};
 pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
-pub use matrix::to_matrix;
+pub use layer::{InputGrids, QuantizedLayer};
+pub use matrix::{to_matrix, to_vec};
 pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};

@@ -67,7 +67,14 @@ pub fn round_nearest(
                 }
             });
         });
-    Ok(RoundedLayer { grid: *grid, shape, weight_int, scale: params.scale, zero_point: params.zero_point })
+    Ok(RoundedLayer {
+        grid: *grid,
+        shape,
+        weight_int,
+        scale: params.scale,
+        zero_point: params.zero_point,
+        learned: None,
+    })
 }
 
 const PART: usize = 1 << 14;

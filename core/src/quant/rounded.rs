@@ -3,11 +3,11 @@
 use mlx_rs::Array;
 use rayon::prelude::*;
 
-use super::GridParams;
-use crate::{Error, LayerSpec, Result, RoundedLayer};
+use super::{GridParams, InputGrids, QuantizedLayer};
+use crate::{Error, LayerSpec, LearnedInput, Result, RoundedLayer};
 
 impl RoundedLayer {
-    /// The weight that the integers stand for, `(weight_int − zero_point) · scale`, row-major.
+    /// The weight that the integers stand for, `(weight_int − zero_point) · scale / multiplier`, row-major.
     ///
     /// Expects a layer that [`Self::validate`] accepts; of others, what lies beyond the last group is 0.
     pub fn values(&self) -> Vec<f32> {
@@ -22,6 +22,11 @@ impl RoundedLayer {
                     *value = f32::from(i16::from(q) - i16::from(zero)) * scale;
                 }
             });
+        if let Some(multiplier) = self.learned.as_ref().map(|l| &l.multiplier).filter(|m| !m.is_empty()) {
+            values.par_chunks_mut(multiplier.len()).for_each(|row| {
+                row.iter_mut().zip(multiplier).for_each(|(value, m)| *value /= m);
+            });
+        }
         values
     }
 
@@ -29,6 +34,23 @@ impl RoundedLayer {
     pub fn dequantize(&self) -> Result<Array> {
         self.check("rounded weight")?;
         Ok(Array::from_slice(&self.values(), &self.shape.map(|n| n as i32)))
+    }
+
+    /// The layer as it computes, on the plan's grids of its input except for what was learned of them.
+    pub fn quantized(&self, plan: &InputGrids) -> Result<QuantizedLayer> {
+        let weight = self.dequantize()?;
+        let Some(learned) = &self.learned else {
+            return Ok(QuantizedLayer { weight, input: plan.clone(), bias: None });
+        };
+        let [outputs, inputs] = self.shape.map(|n| n as i32);
+        let steps = plan.steps() as i32;
+        let part =
+            |values: &[f32], shape: &[i32]| (!values.is_empty()).then(|| Array::from_slice(values, shape));
+        learned.check("learned input", self.shape, plan.steps())?;
+        let mut input = InputGrids::new(plan.bits.clone(), &learned.scale)?;
+        input.shift = part(&learned.shift, &[steps, inputs]);
+        input.multiplier = part(&learned.multiplier, &[inputs]);
+        Ok(QuantizedLayer { weight, input, bias: part(&learned.bias, &[steps, outputs]) })
     }
 
     /// The step sizes and zero points alone.
@@ -41,8 +63,9 @@ impl RoundedLayer {
     }
 
     /// Whether these integers can be the layer's weight: its shape, as many numbers as the grid asks for,
-    /// integers within its range, step sizes finite and greater than 0, zero points 0 if it is symmetric.
-    pub fn validate(&self, layer: &LayerSpec) -> Result<()> {
+    /// integers within its range, step sizes finite and greater than 0, zero points 0 if it is symmetric; and the same
+    /// of what was learned of its input, for so many timesteps.
+    pub fn validate(&self, layer: &LayerSpec, steps: usize) -> Result<()> {
         let what = format!("rounded weight of layer `{}`", layer.id);
         let expected = [layer.out_features, layer.in_features];
         if self.shape != expected {
@@ -52,7 +75,8 @@ impl RoundedLayer {
                 found: self.shape.iter().map(|&n| n as i32).collect(),
             });
         }
-        self.check(&what)
+        self.check(&what)?;
+        self.learned.as_ref().map_or(Ok(()), |l| l.check(&what, self.shape, steps))
     }
 
     fn check(&self, what: &str) -> Result<()> {
@@ -99,6 +123,33 @@ impl RoundedLayer {
     }
 }
 
+impl LearnedInput {
+    fn check(&self, what: &str, [outputs, inputs]: [usize; 2], steps: usize) -> Result<()> {
+        for (part, values, expected, optional, positive) in [
+            ("a_scale", &self.scale, steps, false, true),
+            ("a_shift", &self.shift, steps * inputs, true, false),
+            ("multiplier", &self.multiplier, inputs, true, true),
+            ("bias", &self.bias, steps * outputs, true, false),
+        ] {
+            if values.len() != expected && !(optional && values.is_empty()) {
+                return Err(Error::Shape {
+                    what: format!("{what}, {part}"),
+                    expected: format!("[{expected}]"),
+                    found: vec![values.len() as i32],
+                });
+            }
+            if !values.iter().all(|v| v.is_finite()) {
+                return Err(Error::NotFinite { what: format!("{what}, {part}") });
+            }
+            if let Some(i) = values.iter().position(|v| positive && *v <= 0.0) {
+                let reason = format!("{part}[{i}] = {}, expected a number greater than 0", values[i]);
+                return Err(Error::settings(what, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +175,7 @@ mod tests {
             weight_int: vec![-8, 7, 0, 1, 2, 3, 4, 5],
             scale: vec![0.5, 1.0, 2.0, 4.0],
             zero_point: vec![0, 1, -8, 5],
+            learned: None,
         }
     }
 
@@ -139,17 +191,18 @@ mod tests {
             weight_int: vec![127, -128],
             scale: vec![1.0],
             zero_point: vec![-128],
+            learned: None,
         };
         assert_eq!(eight.values(), [255.0, 0.0]);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        layer().validate(&spec()).unwrap();
+        layer().validate(&spec(), 1).unwrap();
         let message = |change: &dyn Fn(&mut RoundedLayer)| {
             let mut l = layer();
             change(&mut l);
-            l.validate(&spec()).unwrap_err().to_string()
+            l.validate(&spec(), 2).unwrap_err().to_string()
         };
         let head = "rounded weight of layer `l`";
         assert_eq!(message(&|l| l.shape = [4, 2]), format!("{head}: expected shape [2, 4], found [4, 2]"));
@@ -175,5 +228,49 @@ mod tests {
             format!("{head}: zero_point[1] = 1, expected 0 to 0 on a grid of 4 bits")
         );
         assert!(message(&|l| l.grid.bits = 9).contains("bits = 9"));
+        let learned = |change: &dyn Fn(&mut LearnedInput)| {
+            let mut learned = LearnedInput { scale: vec![1.0, 2.0], ..Default::default() };
+            change(&mut learned);
+            message(&|l| l.learned = Some(learned.clone()))
+        };
+        assert_eq!(
+            learned(&|l| l.scale.push(1.0)),
+            format!("{head}, a_scale: expected shape [2], found [3]")
+        );
+        assert_eq!(
+            learned(&|l| l.scale[1] = -1.0),
+            format!("{head}: a_scale[1] = -1, expected a number greater than 0")
+        );
+        assert_eq!(
+            learned(&|l| l.shift = vec![f32::NAN; 8]),
+            format!("{head}, a_shift holds NaN or infinite values")
+        );
+        assert_eq!(
+            learned(&|l| l.bias = vec![0.0; 2]),
+            format!("{head}, bias: expected shape [4], found [2]")
+        );
+    }
+
+    #[test]
+    fn what_was_learned_takes_the_plan_s_place() {
+        let plan = InputGrids::new(vec![8, 4], &[1.0, 2.0]).unwrap();
+        let mut layer = layer();
+        let as_planned = layer.quantized(&plan).unwrap();
+        assert_eq!(as_planned.input.scale.as_slice::<f32>(), [1.0, 2.0]);
+        layer.learned = Some(LearnedInput {
+            scale: vec![0.5, 0.25],
+            shift: vec![1.0; 8],
+            multiplier: vec![1.0, 2.0, 1.0, 4.0],
+            bias: vec![3.0; 4],
+        });
+        let learned = layer.quantized(&plan).unwrap();
+        assert_eq!(learned.weight.as_slice::<f32>(), [-4.0, 1.75, -1.0, 0.0, 20.0, 11.0, -4.0, 0.0]);
+        assert_eq!(
+            (learned.input.bits.as_slice(), learned.input.scale.as_slice::<f32>()),
+            ([8, 4].as_slice(), [0.5, 0.25].as_slice())
+        );
+        assert_eq!(learned.input.shift.unwrap().shape(), [2, 4]);
+        assert_eq!(learned.bias.unwrap().shape(), [2, 2]);
+        assert!(layer.quantized(&InputGrids::new(vec![8], &[1.0]).unwrap()).is_err());
     }
 }

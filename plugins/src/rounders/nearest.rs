@@ -51,7 +51,7 @@ register!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rounders::adaround::testing::{Planted, job};
+    use crate::rounders::reconstruct::testing::{Planted, job};
     use taq_core::Error;
     use taq_core::mlx_rs::Array;
     use taq_core::quant::{Granularity, Grid};
@@ -66,7 +66,7 @@ mod tests {
                 .round(&job(&planted, &layers), &Context::quiet(0))
                 .unwrap();
             assert!(block.losses.is_empty());
-            block.layers[0].validate(&layers[0].spec).unwrap();
+            block.layers[0].validate(&layers[0].spec, 1).unwrap();
             let off = block.layers[0].values();
             off.iter().zip(planted.weight()).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
         };

@@ -4,7 +4,7 @@ use rand_mt::Mt64;
 
 /// Batches of rows without repetition: every row once before any comes again, in an order that only the seed
 /// decides. What does not fill a batch at the end of a round is left out of it.
-pub(super) struct Batches {
+pub(in crate::rounders) struct Batches {
     rng: Mt64,
     order: Vec<usize>,
     size: usize,
@@ -13,12 +13,12 @@ pub(super) struct Batches {
 
 impl Batches {
     /// Batches of `size` of `rows` rows, or of all if there are fewer. Both are at least 1.
-    pub(super) fn new(seed: u64, rows: usize, size: usize) -> Self {
+    pub(in crate::rounders) fn new(seed: u64, rows: usize, size: usize) -> Self {
         Self { rng: Mt64::new(seed), order: (0..rows).collect(), size: size.min(rows), next: rows }
     }
 
     /// The next batch.
-    pub(super) fn next(&mut self) -> &[usize] {
+    pub(in crate::rounders) fn next(&mut self) -> &[usize] {
         if self.next + self.size > self.order.len() {
             self.shuffle();
             self.next = 0;

@@ -7,19 +7,19 @@ const SHIFT: f32 = 12_582_912.0;
 
 /// The larger of two numbers, in one instruction: unlike `f32::max` it does not care for NaN (the result is `low`).
 #[inline(always)]
-pub(super) fn at_least(x: f32, low: f32) -> f32 {
+pub(in crate::rounders) fn at_least(x: f32, low: f32) -> f32 {
     if x > low { x } else { low }
 }
 
 /// The smaller of two numbers, likewise.
 #[inline(always)]
-pub(super) fn at_most(x: f32, high: f32) -> f32 {
+pub(in crate::rounders) fn at_most(x: f32, high: f32) -> f32 {
     if x < high { x } else { high }
 }
 
 /// e^x to about 2 ulp; x is clamped to −87 … 88, where the result is a normal number.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::rounders) fn exp(x: f32) -> f32 {
     let x = at_most(at_least(x, -87.0), 88.0);
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
@@ -55,9 +55,9 @@ fn ln(x: f32) -> f32 {
     f + (p * f * f2 - 0.5 * f2 - n * 2.121_944_4e-4) + n * 0.693_359_4
 }
 
-/// x^p for x in 0 … 1 and p ≥ 0; below 10⁻³⁰ as at 10⁻³⁰.
+/// x^p for x ≥ 0 and p ≥ 0; below 10⁻³⁰ as at 10⁻³⁰.
 #[inline(always)]
-pub(super) fn pow(x: f32, p: f32) -> f32 {
+pub(in crate::rounders) fn pow(x: f32, p: f32) -> f32 {
     exp(p * ln(at_least(x, 1e-30)))
 }
 

@@ -12,7 +12,7 @@ const GAMMA: f32 = -0.1;
 
 /// h(V), how far a weight is rounded up: 0 is down, 1 is up. With its derivative, which is 0 where h is clipped.
 #[inline(always)]
-pub(super) fn rectified_sigmoid(v: f32) -> (f32, f32) {
+pub(in crate::rounders) fn rectified_sigmoid(v: f32) -> (f32, f32) {
     let sigmoid = 1.0 / (1.0 + exp(-v));
     let stretched = sigmoid * (ZETA - GAMMA) + GAMMA;
     let slope = (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid);
@@ -20,14 +20,14 @@ pub(super) fn rectified_sigmoid(v: f32) -> (f32, f32) {
 }
 
 /// The V with h(V) = `fraction`, which lies in 0 … 1.
-pub(super) fn inverse(fraction: f32) -> f32 {
+pub(in crate::rounders) fn inverse(fraction: f32) -> f32 {
     -((ZETA - GAMMA) / (fraction - GAMMA) - 1.0).ln()
 }
 
 /// The derivative with respect to h of the regulariser 1 − |2h − 1|^β of one weight, which is 1 while it is
 /// undecided and 0 when it is decided.
 #[inline(always)]
-pub(super) fn regulariser_slope(h: f32, beta: f32) -> f32 {
+pub(in crate::rounders) fn regulariser_slope(h: f32, beta: f32) -> f32 {
     let u = 2.0 * h - 1.0;
     -2.0 * beta * pow(u.abs(), beta - 1.0).copysign(u)
 }
@@ -45,7 +45,13 @@ pub enum BetaSchedule {
 
 impl BetaSchedule {
     /// β at iteration `at` of `iters`; `None` during the warm-up, when nothing is regularised.
-    pub(super) fn beta(self, at: usize, iters: usize, warm_up: f32, [first, last]: [f32; 2]) -> Option<f32> {
+    pub(in crate::rounders) fn beta(
+        self,
+        at: usize,
+        iters: usize,
+        warm_up: f32,
+        [first, last]: [f32; 2],
+    ) -> Option<f32> {
         let done = at as f32 / iters as f32;
         if done < warm_up {
             return None;

@@ -1,35 +1,32 @@
-//! The rounding variables of one layer and their optimiser.
+//! Learned rounding of one layer's weight: the variables V of AdaRound and their optimiser.
 
 use rayon::prelude::*;
-use taq_core::quant::{Clipping, Grid, GridParams, round_nearest, to_matrix};
-use taq_core::{LayerJob, Result, RoundedLayer};
+use taq_core::quant::{Grid, GridParams, round_nearest};
+use taq_core::{Result, RoundedLayer};
 
+use super::adam::Adam;
 use super::math::{at_least, at_most};
 use super::soft::{inverse, rectified_sigmoid, regulariser_slope};
 
 /// Weights that a thread takes at a time, at least.
 const SHARE: usize = 8192;
 
-/// Adam's decay rates and its guard against division by zero (Kingma and Ba, arXiv 1412.6980; torch's defaults).
-const BETA_1: f32 = 0.9;
-const BETA_2: f32 = 0.999;
-const EPSILON: f32 = 1e-8;
-
 /// What an iteration applies to all layers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Step {
+pub(in crate::rounders) struct Step {
     /// From 1.
-    pub(super) iteration: usize,
+    pub(in crate::rounders) iteration: usize,
     /// Learning rate.
-    pub(super) lr: f32,
+    pub(in crate::rounders) lr: f32,
     /// Regulariser's weight, 0 during the warm-up.
-    pub(super) lambda: f32,
+    pub(in crate::rounders) lambda: f32,
     /// Regulariser's exponent.
-    pub(super) beta: f32,
+    pub(in crate::rounders) beta: f32,
 }
 
-/// One layer being learned: Ŵ = s · (clamp(⌊W/s⌋ + z + h(V), qmin, qmax) − z).
-pub(super) struct Learner {
+/// One weight being learned: Ŵ = s · (clamp(⌊W/s⌋ + z + h(V), qmin, qmax) − z) / m, for a W whose columns were
+/// multiplied by m.
+pub(in crate::rounders) struct WeightLearner {
     grid: Grid,
     shape: [usize; 2],
     params: GridParams,
@@ -45,15 +42,31 @@ pub(super) struct Learner {
     /// One over the typical size of the loss' gradient with respect to h.
     gain: f32,
     soft: Vec<f32>,
+    /// m, by column; empty: 1.
+    multiplier: Vec<f32>,
+    /// A gradient times 1/m, if there is an m.
+    scaled: Vec<f32>,
 }
 
-impl Learner {
+/// A row-major weight with its columns times these factors (none: as it is).
+pub(in crate::rounders) fn scaled_columns(mut weight: Vec<f32>, multiplier: &[f32]) -> Vec<f32> {
+    if !multiplier.is_empty() {
+        weight.iter_mut().zip(multiplier.iter().cycle()).for_each(|(w, m)| *w *= m);
+    }
+    weight
+}
+
+impl WeightLearner {
     /// Starts where the soft weights equal the weights (except where the grid clips them).
-    pub(super) fn new(layer: &LayerJob, clipping: Clipping) -> Result<Self> {
-        let grid = layer.grid;
-        grid.validate(&layer.spec)?;
-        let (weight, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
-        let params = GridParams::fit(&weight, shape, &grid, clipping)?;
+    ///
+    /// `weight` is row-major of this shape, times the multiplier; `params` are its grid's step sizes and zero points.
+    pub(in crate::rounders) fn new(
+        weight: Vec<f32>,
+        shape: [usize; 2],
+        grid: Grid,
+        params: GridParams,
+        multiplier: Vec<f32>,
+    ) -> Result<Self> {
         let nearest = round_nearest(&weight, shape, &grid, params.clone())?;
         let group_len = grid.layout(shape)?.group_len;
         let (low, high) = (f32::from(grid.qmin()) - 1.0, f32::from(grid.qmax()));
@@ -68,31 +81,62 @@ impl Learner {
             })
             .unzip();
         let (first, second) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
-        let mut learner =
-            Self { grid, shape, params, group_len, nearest, base, v, first, second, gain: 1.0, soft: weight };
+        let scaled = if multiplier.is_empty() { Vec::new() } else { vec![0.0; weight.len()] };
+        let mut learner = Self {
+            grid,
+            shape,
+            params,
+            group_len,
+            nearest,
+            base,
+            v,
+            first,
+            second,
+            gain: 1.0,
+            soft: weight,
+            multiplier,
+            scaled,
+        };
         learner.refresh();
+        learner.divide_soft();
         Ok(learner)
     }
 
     /// `[out_features, in_features]`.
-    pub(super) fn shape(&self) -> [usize; 2] {
+    pub(in crate::rounders) fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
     /// The weights as they are with the present V, row-major.
-    pub(super) fn soft(&self) -> &[f32] {
+    pub(in crate::rounders) fn soft(&self) -> &[f32] {
         &self.soft
     }
 
     /// The same weight rounded to nearest on the same grid.
-    pub(super) fn nearest(&self) -> &RoundedLayer {
+    pub(in crate::rounders) fn nearest(&self) -> &RoundedLayer {
         &self.nearest
+    }
+
+    /// The multiplier of the columns; empty: 1.
+    pub(in crate::rounders) fn multiplier(&self) -> &[f32] {
+        &self.multiplier
+    }
+
+    /// The soft weights as the layer uses them: over the multiplier.
+    fn divide_soft(&mut self) {
+        if !self.multiplier.is_empty() {
+            self.soft.par_chunks_mut(self.shape[1]).for_each(|row| {
+                row.iter_mut().zip(&self.multiplier).for_each(|(w, m)| *w /= m);
+            });
+        }
     }
 
     /// Takes the size of the loss' gradient from `gradient` (with respect to the weights): its root mean square
     /// per step of the grid. Returns false if the gradient is not finite.
-    pub(super) fn calibrate(&mut self, gradient: &[f32]) -> bool {
-        let scale = |i: usize| self.params.scale[i / self.group_len];
+    pub(in crate::rounders) fn calibrate(&mut self, gradient: &[f32]) -> bool {
+        let columns = self.shape[1];
+        let multiplier = |i: usize| self.multiplier.get(i % columns).copied().unwrap_or(1.0);
+        let scale = |i: usize| self.params.scale[i / self.group_len] / multiplier(i);
         let squares: f64 = gradient.iter().enumerate().map(|(i, g)| f64::from(g * scale(i)).powi(2)).sum();
         let size = (squares / gradient.len() as f64).sqrt();
         // A layer that the loss does not feel keeps its nearest neighbours: the regulariser alone decides.
@@ -103,12 +147,26 @@ impl Learner {
 
     /// One step of Adam on V, with the loss' gradient with respect to the soft weights; then the soft weights of
     /// the new V. Returns false if the gradient is not finite.
-    pub(super) fn step(&mut self, gradient: &[f32], step: &Step) -> bool {
+    pub(in crate::rounders) fn step(&mut self, gradient: &[f32], step: &Step) -> bool {
+        if self.multiplier.is_empty() {
+            return self.sweep_all(gradient, step);
+        }
+        let (columns, mut scaled) = (self.shape[1], std::mem::take(&mut self.scaled));
+        scaled.par_chunks_mut(columns).zip(gradient.par_chunks(columns)).for_each(|(out, row)| {
+            out.iter_mut().zip(row).zip(&self.multiplier).for_each(|((out, g), m)| *out = g / m);
+        });
+        let finite = self.sweep_all(&scaled, step);
+        self.scaled = scaled;
+        self.divide_soft();
+        finite
+    }
+
+    fn sweep_all(&mut self, gradient: &[f32], step: &Step) -> bool {
         let columns = self.shape[1];
         let run = self.group_len.min(columns);
         let share = columns * SHARE.div_ceil(columns);
         let grid = PassGrid::new(&self.grid);
-        let adam = Adam::new(step);
+        let adam = Adam::new(step.lr, step.iteration);
         self.v
             .par_chunks_mut(share)
             .zip(self.first.par_chunks_mut(share))
@@ -148,7 +206,7 @@ impl Learner {
     }
 
     /// Weights that are up or down to within 1 %, and weights that have a choice.
-    pub(super) fn decided(&self) -> (usize, usize) {
+    pub(in crate::rounders) fn decided(&self) -> (usize, usize) {
         let grid = PassGrid::new(&self.grid);
         let count = |(&base, &v): (&i16, &f32)| {
             let free = usize::from(grid.free(f32::from(base)));
@@ -160,7 +218,7 @@ impl Learner {
     }
 
     /// The integers: up where V ≥ 0.
-    pub(super) fn harden(&self) -> RoundedLayer {
+    pub(in crate::rounders) fn harden(&self) -> RoundedLayer {
         let (low, high) = (i16::from(self.grid.qmin()), i16::from(self.grid.qmax()));
         let hard = |(&base, &v): (&i16, &f32)| (base + i16::from(v >= 0.0)).clamp(low, high) as i8;
         RoundedLayer {
@@ -169,6 +227,7 @@ impl Learner {
             weight_int: self.base.iter().zip(&self.v).map(hard).collect(),
             scale: self.params.scale.clone(),
             zero_point: self.params.zero_point.clone(),
+            learned: None,
         }
     }
 }
@@ -193,30 +252,6 @@ impl PassGrid {
     #[inline(always)]
     fn weight(self, base: f32, h: f32, scale: f32, zero: f32) -> f32 {
         (at_most(at_least(base + h, self.low), self.high) - zero) * scale
-    }
-}
-
-/// The constants of a step of Adam, with the corrections for moments that started at 0.
-#[derive(Debug, Clone, Copy)]
-struct Adam {
-    rate: f32,
-    root: f32,
-}
-
-impl Adam {
-    fn new(step: &Step) -> Self {
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(step.iteration as f64);
-        Self {
-            rate: (f64::from(step.lr) / correction(BETA_1)) as f32,
-            root: (1.0 / correction(BETA_2).sqrt()) as f32,
-        }
-    }
-
-    #[inline(always)]
-    fn update(self, v: f32, first: &mut f32, second: &mut f32, gradient: f32) -> f32 {
-        *first = BETA_1 * *first + (1.0 - BETA_1) * gradient;
-        *second = BETA_2 * *second + (1.0 - BETA_2) * gradient * gradient;
-        v - self.rate * *first / (second.sqrt() * self.root + EPSILON)
     }
 }
 
@@ -267,12 +302,14 @@ fn sweep<const REGULARISED: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rounders::adaround::testing::Planted;
-    use taq_core::quant::Granularity;
+    use crate::rounders::reconstruct::testing::Planted;
+    use taq_core::quant::{Clipping, Granularity};
 
-    fn learner(grid: Grid, clipping: Clipping) -> (Learner, Vec<f32>) {
+    fn learner(grid: Grid, clipping: Clipping) -> (WeightLearner, Vec<f32>) {
         let planted = Planted::new(3, 32, 24, 4);
-        (Learner::new(&planted.layer(grid), clipping).unwrap(), planted.weight().to_vec())
+        let weight = planted.weight().to_vec();
+        let params = GridParams::fit(&weight, [24, 32], &grid, clipping).unwrap();
+        (WeightLearner::new(weight.clone(), [24, 32], grid, params, vec![]).unwrap(), weight)
     }
 
     fn grids() -> Vec<Grid> {
@@ -298,7 +335,7 @@ mod tests {
         }
     }
 
-    impl Learner {
+    impl WeightLearner {
         fn grid_has_room(&self, i: usize) -> bool {
             PassGrid::new(&self.grid).free(f32::from(self.base[i]))
         }
@@ -315,7 +352,7 @@ mod tests {
     }
 
     /// What weight `i` contributes to the objective at V = `v` when the loss is Σ gᵢ ŵᵢ.
-    fn objective(learner: &Learner, i: usize, v: f64, gradient: f32, step: &Step) -> f64 {
+    fn objective(learner: &WeightLearner, i: usize, v: f64, gradient: f32, step: &Step) -> f64 {
         let (low, high) = (f64::from(learner.grid.qmin()), f64::from(learner.grid.qmax()));
         let h = (1.2 / (1.0 + (-v).exp()) - 0.1).clamp(0.0, 1.0);
         let in_steps = (f64::from(learner.base[i]) + h).clamp(low, high);
@@ -361,7 +398,7 @@ mod tests {
                         );
                     }
                 }
-                let mut again = Learner {
+                let mut again = WeightLearner {
                     soft: vec![0.0; n],
                     v: ours.v.clone(),
                     base: ours.base.clone(),
@@ -371,6 +408,35 @@ mod tests {
                 assert_eq!(again.soft, ours.soft);
             }
             assert!(compared > 3 * n, "only {compared} of {} steps were compared", 4 * n);
+        }
+    }
+
+    #[test]
+    fn a_multiplier_is_a_change_of_variables() {
+        // Learning W·m with the gradient of W is learning W' = W·m with the gradient of W'.
+        for grid in grids() {
+            let planted = Planted::new(3, 32, 24, 4);
+            let multiplier: Vec<f32> = (0..32).map(|c| 1.0 + (c % 4) as f32).collect();
+            let by_column = |values: &[f32], f: fn(f32, f32) -> f32| -> Vec<f32> {
+                values.iter().zip(multiplier.iter().cycle()).map(|(v, m)| f(*v, *m)).collect()
+            };
+            let weight = by_column(planted.weight(), |w, m| w * m);
+            let params = GridParams::fit(&weight, [24, 32], &grid, Clipping::Mse).unwrap();
+            let new = |m: &[f32]| {
+                WeightLearner::new(weight.clone(), [24, 32], grid, params.clone(), m.to_vec()).unwrap()
+            };
+            let (mut ours, mut plain) = (new(&multiplier), new(&[]));
+            let gradient: Vec<f32> = (0..24 * 32).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+            let divided = by_column(&gradient, |g, m| g / m);
+            assert!(ours.calibrate(&gradient) && plain.calibrate(&divided));
+            assert!((ours.gain / plain.gain - 1.0).abs() < 1e-5);
+            ours.gain = plain.gain;
+            for iteration in 1..=3 {
+                let step = Step { iteration, lr: 0.05, lambda: 0.1, beta: 5.0 };
+                assert!(ours.step(&gradient, &step) && plain.step(&divided, &step));
+                assert_eq!(ours.v, plain.v);
+                assert_eq!(ours.soft, by_column(&plain.soft, |w, m| w / m));
+            }
         }
     }
 

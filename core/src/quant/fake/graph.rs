@@ -1,0 +1,48 @@
+//! On any device, in any floating-point dtype.
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, ops, random, stop_gradient};
+
+use super::{QDrop, RowGrids};
+
+pub(super) fn fake_quantize(
+    x: &Array,
+    grids: RowGrids<'_>,
+    qmax: &[f32],
+    drop: Option<QDrop>,
+) -> Result<Array, Exception> {
+    let mut per_row = vec![1; x.ndim()];
+    per_row[0] = x.dim(0);
+    let column = |values: Vec<f32>| Array::from_slice(&values, &per_row).as_dtype(x.dtype());
+    let (low, high) = (column(qmax.iter().map(|q| -q - 1.0).collect())?, column(qmax.to_vec())?);
+    let mut step = grids.scale.reshape(&per_row)?.as_dtype(x.dtype())?;
+    if let Some(m) = grids.multiplier {
+        step = step.multiply(stop_gradient(m)?)?;
+    }
+    let centred = match grids.shift {
+        Some(z) => {
+            per_row[x.ndim() - 1] = x.dim(-1);
+            Some(stop_gradient(z.reshape(&per_row)?)?)
+        }
+        None => None,
+    };
+    let add = |y: Array| centred.as_ref().map_or_else(|| Ok(y.clone()), |z| y.add(z));
+    let in_steps = centred.as_ref().map_or_else(|| Ok(x.clone()), |z| x.subtract(z))?.divide(&step)?;
+    let unclamped = in_steps.round(None)?;
+    let integer = stop_gradient(ops::clip(&unclamped, (&low, &high))?)?;
+    let value = stop_gradient(add(integer.multiply(&step)?)?)?;
+    // The same value with a gradient, less itself: rounding passes it on, clamping does not.
+    let inside = stop_gradient(unclamped.ge(&low)?.logical_and(unclamped.le(&high)?)?)?;
+    let through = in_steps.subtract(stop_gradient(&in_steps)?)?;
+    let through =
+        ops::select(&inside, &through, ops::zeros_like(&through)?)?.add(&integer)?.multiply(&step)?;
+    let quantized = value.add(through.subtract(stop_gradient(&through)?)?)?;
+    match drop {
+        Some(QDrop { probability, seed }) => {
+            let key = random::key(u64::from(seed))?;
+            let kept = random::bernoulli(&Array::from_f32(probability), x.shape(), &key)?;
+            ops::select(kept, x, quantized)
+        }
+        None => Ok(quantized),
+    }
+}

@@ -1,0 +1,133 @@
+//! A quantized linear layer, simulated: a weight on its grid, an input on its grids.
+
+use mlx_rs::Array;
+
+use super::{QDrop, RowGrids, activation_qmax, fake_quantize};
+use crate::{Error, LinearCall, Result};
+
+/// The grids of one layer's input, by planned timestep: symmetric around the shift.
+#[derive(Debug, Clone)]
+pub struct InputGrids {
+    /// Bits, `[steps]`.
+    pub bits: Vec<u8>,
+    /// Step sizes, `[steps]`, f32, finite and greater than 0.
+    pub scale: Array,
+    /// What is subtracted before quantizing and added after, `[steps, in_features]`; 0 if absent.
+    pub shift: Option<Array>,
+    /// Factors of the step size, `[in_features]`; 1 if absent. At run time they are folded into the weight
+    /// (TaQ-DiT's migration, SmoothQuant), so that one step size remains.
+    pub multiplier: Option<Array>,
+}
+
+impl InputGrids {
+    /// Grids without shift and multiplier; [`Error::Settings`] unless there is a step size, finite and greater than 0,
+    /// and 2 to 8 bits for every timestep.
+    pub fn new(bits: Vec<u8>, scale: &[f32]) -> Result<Self> {
+        let wrong = |reason: String| Err(Error::settings("activation grid", reason));
+        if bits.is_empty() || bits.len() != scale.len() {
+            return wrong(format!("{} step sizes for {} timesteps", scale.len(), bits.len()));
+        }
+        bits.iter().try_for_each(|&b| activation_qmax(b).map(|_| ()))?;
+        if let Some(step) = scale.iter().position(|s| !s.is_finite() || *s <= 0.0) {
+            return wrong(format!(
+                "scale of timestep {step} is {}, expected a finite number greater than 0",
+                scale[step]
+            ));
+        }
+        Ok(Self {
+            scale: Array::from_slice(scale, &[scale.len() as i32]),
+            bits,
+            shift: None,
+            multiplier: None,
+        })
+    }
+
+    /// Timesteps that there are grids for.
+    pub fn steps(&self) -> usize {
+        self.bits.len()
+    }
+
+    /// An input `[batch, …, in_features]` on its grids; `steps` has the planned timestep of each row of the batch.
+    pub fn quantize(&self, input: &Array, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
+        let rows = index(steps);
+        let bits: Vec<u8> = steps.iter().map(|&s| self.bits[s]).collect();
+        let scale = self.scale.take_axis(&rows, 0)?;
+        let shift = self.shift.as_ref().map(|z| z.take_axis(&rows, 0)).transpose()?;
+        let grids = RowGrids {
+            scale: &scale,
+            bits: &bits,
+            shift: shift.as_ref(),
+            multiplier: self.multiplier.as_ref(),
+        };
+        fake_quantize(input, grids, drop)
+    }
+}
+
+/// What a quantized layer computes with. Its arrays may be part of a graph that is being differentiated.
+#[derive(Debug, Clone)]
+pub struct QuantizedLayer {
+    /// The weight that stands in for the full-precision one, `[out_features, in_features]`.
+    pub weight: Array,
+    /// The grids of its input.
+    pub input: InputGrids,
+    /// What is added to the bias, by planned timestep, `[steps, out_features]`.
+    pub bias: Option<Array>,
+}
+
+impl QuantizedLayer {
+    /// The layer's output, `[batch, tokens, out_features]`; `steps` has the planned timestep of each row.
+    pub fn forward(&self, call: &LinearCall<'_>, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
+        let output = call.compute_with(&self.input.quantize(call.input, steps, drop)?, &self.weight)?;
+        match &self.bias {
+            Some(bias) => Ok(output.add(bias.take_axis(index(steps), 0)?.expand_dims(1)?)?),
+            None => Ok(output),
+        }
+    }
+}
+
+fn index(steps: &[usize]) -> Array {
+    let index: Vec<i32> = steps.iter().map(|&s| s as i32).collect();
+    Array::from_slice(&index, &[index.len() as i32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LayerSpec, Role, Stream};
+
+    #[test]
+    fn each_row_has_the_grid_and_the_bias_of_its_timestep() {
+        let spec = LayerSpec {
+            id: "l".into(),
+            block: "b".into(),
+            stream: Stream::Image,
+            role: Role::Fc2,
+            in_features: 2,
+            out_features: 1,
+            post_gelu: true,
+        };
+        let mut input = InputGrids::new(vec![4, 3], &[1.0, 0.5]).unwrap();
+        input.shift = Some(Array::from_slice(&[0.25_f32, 0.0, 0.0, 0.0], &[2, 2]));
+        input.multiplier = Some(Array::from_slice(&[1.0_f32, 2.0], &[2]));
+        let layer = QuantizedLayer {
+            weight: Array::from_slice(&[1.0_f32, 10.0], &[1, 2]),
+            input,
+            bias: Some(Array::from_slice(&[100.0_f32, 1000.0], &[2, 1])),
+        };
+        let x = Array::from_slice(&[1.4_f32, 2.9, 1.4, 2.9, 1.4, 2.9], &[3, 1, 2]);
+        let bias = Array::from_slice(&[0.5_f32], &[1]);
+        let call = LinearCall { layer: &spec, input: &x, weight: &x, bias: Some(&bias) };
+        let y = layer.forward(&call, &[0, 1, 0], None).unwrap();
+        // Step 0: 1.15 → 1 + 0.25, 2.9 on a step of 2 → 2. Step 1: 1.4 → 1.5, 2.9 on a step of 1 → 3.
+        assert_eq!(y.as_slice::<f32>(), [1.25 + 20.0 + 100.5, 1.5 + 30.0 + 1000.5, 121.75]);
+    }
+
+    #[test]
+    fn grids_are_checked() {
+        let message = |bits: Vec<u8>, scale: &[f32]| InputGrids::new(bits, scale).unwrap_err().to_string();
+        assert_eq!(message(vec![8], &[1.0, 2.0]), "activation grid: 2 step sizes for 1 timesteps");
+        assert!(message(vec![8, 8], &[1.0, 0.0]).contains("scale of timestep 1 is 0"));
+        assert!(message(vec![8], &[f32::NAN]).contains("is NaN"));
+        assert!(message(vec![9], &[1.0]).contains("bits = 9"));
+    }
+}

@@ -1,0 +1,284 @@
+//! Block reconstruction: what the learned rounders share.
+//!
+//! All layers of a block are learned jointly so that the block's output changes least (BRECQ: Li et al.,
+//! arXiv 2102.05426; yhhhli/BRECQ `quant/block_recon.py`): the rounding of every weight (AdaRound, [`weights`]), and where
+//! a recipe asks for it, in the same backward pass, the step sizes of the inputs (LSQ) and a correction of the biases
+//! ([`inputs`]). Batches may mix full precision in (QDrop).
+//!
+//! # The weight of the regulariser
+//!
+//! The papers minimise (squared error, summed over channels) + λ · Σ (1 − |2h − 1|^β), so that their balance
+//! between error and regulariser changes with the width of a layer, the number of its weights and the size of
+//! its outputs. Here each weight descends
+//!
+//! ```text
+//! (∂MSE/∂h) / r + lambda · d(1 − |2h − 1|^β)/dh
+//! ```
+//!
+//! where MSE is the mean over the block's outputs and r, one number per layer, is the root mean square over the
+//! layer's weights of ∂MSE/∂h (= s · ∂MSE/∂ŵ) where all layers are rounded to nearest, on the first batch. So
+//! `lambda` is the regulariser's pull on one weight in units of the error's typical pull on one weight of the same
+//! layer, whatever its size and scale. The papers' λ corresponds to λ / (r · C) for C output channels. As Adam is
+//! indifferent to the gradient's size, dividing by r changes nothing else.
+
+mod adam;
+mod batches;
+mod calibrate;
+mod hard;
+mod inputs;
+mod layer;
+mod math;
+mod soft;
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use mlx_rs::Array;
+use taq_core::quant::{QDrop, QuantizedLayer, to_vec};
+use taq_core::{
+    Batch, BlockJob, Context, Error, LOSS_STRIDE, LayerGradients, Result, RoundedBlock, RoundedLayer,
+};
+
+use batches::Batches;
+pub use calibrate::Inputs;
+pub(super) use calibrate::{Calibrated, InputCalibration, calibrate_inputs};
+pub(super) use inputs::{InputLearner, InputRates, InputStart};
+pub(super) use layer::{Gradients, LayerLearner};
+pub use soft::BetaSchedule;
+use weights::Step;
+pub(super) use weights::{WeightLearner, scaled_columns};
+
+/// Iterations between two reports of progress.
+const REPORT_STRIDE: usize = 10;
+
+/// How a block is learned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipe {
+    /// The rounder's name.
+    pub(super) rounder: &'static str,
+    /// Steps of the optimiser.
+    pub(super) iters: usize,
+    /// Rows in each step.
+    pub(super) batch_size: usize,
+    /// Adam's learning rate of V.
+    pub(super) lr: f32,
+    /// Pull of the regulariser; see the module's head.
+    pub(super) lambda: f32,
+    /// Its exponent after the warm-up and at the end.
+    pub(super) beta: [f32; 2],
+    /// How the exponent goes from one to the other.
+    pub(super) schedule: BetaSchedule,
+    /// Share of the iterations before the regulariser sets in.
+    pub(super) warm_up: f32,
+    /// Share of the elements in full precision, 0 to switch QDrop off.
+    pub(super) drop: f32,
+    /// Further steps after hard rounding, of everything but the integers.
+    pub(super) polish: usize,
+}
+
+impl Recipe {
+    /// [`Error::Settings`] if a number is out of range.
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { iters, batch_size, lr, lambda, beta, warm_up, drop, .. } = *self;
+        let check = |fine: bool, expected: String| {
+            if fine { Ok(()) } else { Err(Error::settings(self.owner(), expected)) }
+        };
+        check(iters >= 1, "iters = 0, expected 1 or more".into())?;
+        check(batch_size >= 1, "batch_size = 0, expected 1 or more".into())?;
+        check(lr.is_finite() && lr > 0.0, format!("lr = {lr}, expected a number greater than 0"))?;
+        check(lambda.is_finite() && lambda >= 0.0, format!("lambda = {lambda}, expected 0 or more"))?;
+        let in_range = beta.iter().all(|b| (1.0..=1000.0).contains(b));
+        check(in_range, format!("beta = {beta:?}, expected two numbers from 1 to 1000"))?;
+        check((0.0..1.0).contains(&warm_up), format!("warm_up = {warm_up}, expected 0 to below 1"))?;
+        check((0.0..1.0).contains(&drop), format!("drop_prob = {drop}, expected 0 to below 1"))
+    }
+
+    fn owner(&self) -> String {
+        format!("rounder `{}`", self.rounder)
+    }
+
+    /// Units of progress of a block.
+    pub(super) fn units(&self) -> u64 {
+        (self.iters + self.polish) as u64
+    }
+
+    /// Learns, rounds hard, and compares with where it began, every weight rounded to nearest: if that has the smaller
+    /// error on the held-out rows, it is returned instead and a warning tells so.
+    ///
+    /// Fails with [`Error::NotFinite`] if a weight, the error or its gradient is NaN or infinite.
+    pub(super) fn reconstruct(
+        &self,
+        job: &BlockJob<'_>,
+        mut learners: Vec<LayerLearner>,
+        cx: &Context,
+    ) -> Result<RoundedBlock> {
+        let mut losses = self.learn(job, &mut learners, cx)?;
+        let (decided, free) = decided(&learners);
+        learners.iter_mut().for_each(LayerLearner::harden);
+        losses.extend(self.polish(job, &mut learners, cx)?);
+
+        let learned: Vec<RoundedLayer> = learners.iter().map(LayerLearner::rounded).collect();
+        let nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
+        let held_out = |layers: &[RoundedLayer]| {
+            let layers = layers.iter().zip(job.layers).map(|(l, job)| l.quantized(&job.input));
+            finite_loss(job, job.reconstruction.held_out_loss(&layers.collect::<Result<Vec<_>>>()?)?)
+        };
+        let (ours, start) = (held_out(&learned)?, held_out(&nearest)?);
+        let (name, block) = (self.rounder, &job.block.id);
+        tracing::debug!(%block, ours, start, undecided = free - decided, "{name}: error on held-out rows");
+        if ours > start {
+            tracing::warn!(
+                "{name} made block `{block}` worse on held-out rows ({ours:.4e}, rounding to nearest {start:.4e}); \
+                 it is rounded to nearest instead. More calibration rows or other settings may help"
+            );
+            return Ok(RoundedBlock { layers: nearest, losses });
+        }
+        Ok(RoundedBlock { layers: learned, losses })
+    }
+
+    fn learn(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
+        let mut batches = Batches::new(cx.seed, job.reconstruction.rows(), self.batch_size);
+        let at_nearest = learners.iter().zip(job.layers).map(|(l, job)| l.start().quantized(&job.input));
+        let at_nearest = at_nearest.collect::<Result<Vec<_>>>()?;
+        let batch = Batch { rows: batches.next(), drop: None };
+        evaluate(job, &at_nearest, batch, learners, |l, g| l.calibrate(g))?;
+
+        let mut losses = Vec::with_capacity(self.iters.div_ceil(LOSS_STRIDE));
+        for at in 0..self.iters {
+            cx.check()?;
+            let beta = self.schedule.beta(at, self.iters, self.warm_up, self.beta);
+            let step = Step {
+                iteration: at + 1,
+                lr: self.lr,
+                lambda: if beta.is_some() { self.lambda } else { 0.0 },
+                beta: beta.unwrap_or(self.beta[0]),
+            };
+            let left = cosine(at, self.iters);
+            let drop = self.qdrop(cx.seed, at);
+            let layers = quantized(learners)?;
+            let batch = Batch { rows: batches.next(), drop };
+            let loss = evaluate(job, &layers, batch, learners, |l, g| l.step(g, &step, left))?;
+            if at % LOSS_STRIDE == 0 {
+                losses.push(loss);
+            }
+            report(cx, at + 1, self.iters, || {
+                let (decided, free) = decided(learners);
+                let share = 100.0 * decided as f64 / free.max(1) as f64;
+                format!("loss {loss:.3e}, {share:.0} % decided")
+            });
+        }
+        Ok(losses)
+    }
+
+    /// With the integers fixed, learns what else there is. Nothing is left in full precision: these are the numbers that
+    /// the quantized model computes with.
+    fn polish(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
+        let mut batches = Batches::new(!cx.seed, job.reconstruction.rows(), self.batch_size);
+        let mut losses = Vec::with_capacity(self.polish.div_ceil(LOSS_STRIDE));
+        for at in 0..self.polish {
+            cx.check()?;
+            let left = cosine(at, self.polish);
+            let batch = Batch { rows: batches.next(), drop: None };
+            let loss =
+                evaluate(job, &quantized(learners)?, batch, learners, |l, g| l.polish(g, at + 1, left))?;
+            if at % LOSS_STRIDE == 0 {
+                losses.push(loss);
+            }
+            report(cx, at + 1, self.polish, || format!("loss {loss:.3e}, integers fixed"));
+        }
+        Ok(losses)
+    }
+
+    fn qdrop(&self, seed: u64, iteration: usize) -> Option<QDrop> {
+        let seed = (seed ^ (seed >> 32)) as u32;
+        let seed = seed.wrapping_add((iteration as u32).wrapping_mul(0x9e37_79b9));
+        (self.drop > 0.0).then_some(QDrop { probability: self.drop, seed })
+    }
+}
+
+/// Share of a learning rate that is left at iteration `at`: half a cosine from 1 to 0.
+fn cosine(at: usize, iters: usize) -> f32 {
+    0.5 * (1.0 + (std::f32::consts::PI * at as f32 / iters as f32).cos())
+}
+
+/// Tells of progress every [`REPORT_STRIDE`] iterations and at the end.
+fn report(cx: &Context, done: usize, iters: usize, note: impl FnOnce() -> String) {
+    if done.is_multiple_of(REPORT_STRIDE) || done == iters {
+        cx.progress.advance(((done - 1) % REPORT_STRIDE + 1) as u64, &note());
+    }
+}
+
+fn quantized(learners: &[LayerLearner]) -> Result<Vec<QuantizedLayer>> {
+    learners.iter().map(LayerLearner::quantized).collect()
+}
+
+/// Loss and gradients of these layers; each learner gets its own and says whether they are finite.
+fn evaluate(
+    job: &BlockJob<'_>,
+    layers: &[QuantizedLayer],
+    batch: Batch<'_>,
+    learners: &mut [LayerLearner],
+    mut each: impl FnMut(&mut LayerLearner, &Gradients<'_>) -> bool,
+) -> Result<f32> {
+    let (loss, gradients) = job.reconstruction.loss_and_grads(layers, batch)?;
+    finite_loss(job, loss)?;
+    if gradients.len() != learners.len() {
+        return Err(Error::Shape {
+            what: format!("gradients of block `{}`", job.block.id),
+            expected: format!("one per layer, {}", learners.len()),
+            found: vec![gradients.len() as i32],
+        });
+    }
+    for (((learner, gradients), layer), job) in
+        learners.iter_mut().zip(&gradients).zip(layers).zip(job.layers)
+    {
+        let what = || format!("gradient of layer `{}`", job.spec.id);
+        let LayerGradients { weight, scale, bias } = gradients;
+        let pairs = [
+            (weight, Some(&layer.weight)),
+            (scale, Some(&layer.input.scale)),
+            (bias.as_ref().unwrap_or(weight), bias.as_ref().and(layer.bias.as_ref())),
+        ];
+        for (gradient, of) in pairs {
+            if let Some(of) = of.filter(|of| of.shape() != gradient.shape()) {
+                let expected = format!("{:?}", of.shape());
+                return Err(Error::Shape { what: what(), expected, found: gradient.shape().to_vec() });
+            }
+        }
+        let weight = weight.contiguous()?;
+        let gradients = Gradients {
+            weight: slice(&weight)?,
+            scale: &to_vec(scale)?,
+            bias: &bias.as_ref().map_or(Ok(Vec::new()), to_vec)?,
+        };
+        if !each(learner, &gradients) {
+            return Err(Error::NotFinite { what: what() });
+        }
+    }
+    Ok(loss)
+}
+
+fn slice(array: &Array) -> Result<&[f32]> {
+    Ok(array.try_as_slice::<f32>().map_err(|e| mlx_rs::error::Exception::custom(e.to_string()))?)
+}
+
+fn finite_loss(job: &BlockJob<'_>, loss: f32) -> Result<f32> {
+    let what = || format!("reconstruction error of block `{}`", job.block.id);
+    if loss.is_finite() { Ok(loss) } else { Err(Error::NotFinite { what: what() }) }
+}
+
+/// Weights that are decided, and weights that have a choice.
+fn decided(learners: &[LayerLearner]) -> (usize, usize) {
+    learners.iter().map(LayerLearner::decided).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+/// [`Error::Settings`] if there is nothing to learn from.
+pub(super) fn needs_rows(rounder: &str, job: &BlockJob<'_>) -> Result<()> {
+    if job.reconstruction.rows() == 0 {
+        let reason = format!("block `{}` has no calibration rows to learn from", job.block.id);
+        return Err(Error::settings(format!("rounder `{rounder}`"), reason));
+    }
+    Ok(())
+}
