@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::round_small;
 use crate::{Error, LayerSpec, Result};
 
 /// Widths that a grid may have.
@@ -71,6 +72,13 @@ impl Grid {
     /// Largest integer, 2^(bits − 1) − 1.
     pub fn qmax(&self) -> i8 {
         ((1_i16 << (self.bits - 1)) - 1) as i8
+    }
+
+    /// The integer of one finite weight on this grid: the nearest, within the range.
+    pub fn integer(&self, weight: f32, scale: f32, zero_point: i8) -> i8 {
+        let (zero, low, high) = (f32::from(zero_point), f32::from(self.qmin()), f32::from(self.qmax()));
+        // Clamped to whole numbers first, which changes nothing and keeps the rounding exact.
+        (round_small((weight / scale).clamp(low - zero, high - zero)) + zero) as i8
     }
 
     /// Whether the grid is sound and fits the layer; the error names the layer and its shape.

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use rayon::prelude::*;
 
-use super::{Clipping, Grid, GridParams, round_small, to_matrix};
+use super::{Clipping, Grid, GridParams, to_matrix};
 use crate::{Error, Result, RoundedLayer};
 
 /// Rounds a weight `[out_features, in_features]` to the nearest point of the grid that spans it
@@ -58,13 +58,9 @@ pub fn round_nearest(
         .zip(weight.par_chunks(layout.group_len))
         .enumerate()
         .for_each(|(group, (out, values))| {
-            let (scale, zero) = (params.scale[group], f32::from(params.zero_point[group]));
-            let (low, high) = (f32::from(grid.qmin()), f32::from(grid.qmax()));
+            let (scale, zero) = (params.scale[group], params.zero_point[group]);
             out.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(out, values)| {
-                for (q, &w) in out.iter_mut().zip(values) {
-                    // Clamped to whole numbers first, which changes nothing and keeps the rounding exact.
-                    *q = (round_small((w / scale).clamp(low - zero, high - zero)) + zero) as i8;
-                }
+                out.iter_mut().zip(values).for_each(|(q, &w)| *q = grid.integer(w, scale, zero));
             });
         });
     Ok(RoundedLayer {

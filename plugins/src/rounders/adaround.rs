@@ -12,10 +12,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use taq_core::quant::{Clipping, GridParams, to_matrix};
-use taq_core::{BlockJob, Context, LayerJob, Result, RoundedBlock, Rounder, register};
+use taq_core::quant::Clipping;
+use taq_core::{BlockJob, Context, Result, RoundedBlock, Rounder, register};
 
-use super::reconstruct::{BetaSchedule, InputLearner, LayerLearner, Recipe, WeightLearner, needs_rows};
+use super::reconstruct::{BetaSchedule, InputLearner, LayerLearner, Recipe, Start, needs_rows};
 
 /// Settings of `adaround`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +39,8 @@ pub struct AdaRoundSettings {
     pub schedule: BetaSchedule,
     /// Share of the iterations before the regulariser sets in, 0 to below 1.
     pub warm_up: f32,
+    /// Which integers learning begins at.
+    pub start: Start,
     /// Where the outermost grid points go: `absmax` clips nothing, `mse` minimises the squared rounding error.
     pub clipping: Clipping,
 }
@@ -53,6 +55,7 @@ impl Default for AdaRoundSettings {
             beta: [20.0, 2.0],
             schedule: BetaSchedule::Linear,
             warm_up: 0.2,
+            start: Start::default(),
             clipping: Clipping::Mse,
         }
     }
@@ -62,13 +65,15 @@ impl Default for AdaRoundSettings {
 #[derive(Debug, Clone, Copy)]
 pub struct AdaRound {
     recipe: Recipe,
+    start: Start,
     clipping: Clipping,
 }
 
 impl AdaRound {
     /// A rounder with these settings; [`taq_core::Error::Settings`] if one is out of range.
     pub fn new(settings: AdaRoundSettings) -> Result<Self> {
-        let AdaRoundSettings { iters, batch_size, lr, lambda, beta, schedule, warm_up, clipping } = settings;
+        let AdaRoundSettings { iters, batch_size, lr, lambda, beta, schedule, warm_up, start, clipping } =
+            settings;
         let recipe = Recipe {
             rounder: "adaround",
             iters,
@@ -82,15 +87,7 @@ impl AdaRound {
             polish: 0,
         };
         recipe.check()?;
-        Ok(Self { recipe, clipping })
-    }
-
-    fn learner(&self, layer: &LayerJob) -> Result<LayerLearner> {
-        layer.grid.validate(&layer.spec)?;
-        let (weight, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
-        let params = GridParams::fit(&weight, shape, &layer.grid, self.clipping)?;
-        let weight = WeightLearner::new(weight, shape, layer.grid, params, Vec::new())?;
-        Ok(LayerLearner::new(weight, InputLearner::planned(&layer.input)))
+        Ok(Self { recipe, start, clipping })
     }
 }
 
@@ -102,7 +99,12 @@ impl Rounder for AdaRound {
     fn round(&self, job: &BlockJob<'_>, cx: &Context) -> Result<RoundedBlock> {
         cx.check()?;
         needs_rows(self.recipe.rounder, job)?;
-        let learners = job.layers.iter().map(|layer| self.learner(layer)).collect::<Result<_>>()?;
+        let moments = self.start.moments(job, cx)?;
+        let learners = job.layers.iter().zip(&moments).map(|(layer, moments)| {
+            let weight = Start::weight(layer, self.clipping, Vec::new(), moments.as_ref())?;
+            Ok(LayerLearner::new(weight, InputLearner::planned(&layer.input)))
+        });
+        let learners = learners.collect::<Result<_>>()?;
         self.recipe.reconstruct(job, learners, cx)
     }
 

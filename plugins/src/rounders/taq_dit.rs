@@ -13,17 +13,19 @@
 //! | the block is one unit | attention and MLP are two | joint attention couples both streams |
 //! | `scale_lr` is relative | 4e-5 absolute | suits step sizes of any magnitude |
 //! | `lambda` per weight | 0.01, over a sum | [`super::reconstruct`] tells |
+//! | begins where GPTQ rounds | where the weight is | gets further in as many steps; `start` chooses |
 //! | factors are found before learning, and only where the layer's output gains | rounded anew in every step | the weight pays for them |
 //! | `per_timestep`, `bias_lr`, `polish` | none | what a static quantizer cannot do; 0 and false switch them off |
 
+use mlx_rs::Array;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use taq_core::quant::{Clipping, GridParams, to_matrix};
+use taq_core::quant::Clipping;
 use taq_core::{BlockJob, Context, Error, LayerJob, Result, RoundedBlock, Rounder, register};
 
 use super::reconstruct::{
     BetaSchedule, Calibrated, InputCalibration, InputLearner, InputRates, InputStart, Inputs, LayerLearner,
-    Recipe, WeightLearner, calibrate_inputs, needs_rows, scaled_columns,
+    Recipe, Start, calibrate_inputs, needs_rows,
 };
 
 /// Settings of `taq-dit`.
@@ -47,6 +49,8 @@ pub struct TaqDitSettings {
     pub schedule: BetaSchedule,
     /// Share of the iterations before the regulariser sets in, 0 to below 1.
     pub warm_up: f32,
+    /// Which integers learning begins at.
+    pub start: Start,
     /// Where the outermost points of the weights' grids go: `absmax` clips nothing, `mse` minimises the squared rounding
     /// error.
     pub clipping: Clipping,
@@ -79,6 +83,7 @@ impl Default for TaqDitSettings {
             beta: [20.0, 2.0],
             schedule: BetaSchedule::Linear,
             warm_up: 0.2,
+            start: Start::default(),
             clipping: Clipping::Mse,
             drop_prob: 0.5,
             scale_lr: 1e-3,
@@ -95,6 +100,7 @@ impl Default for TaqDitSettings {
 #[derive(Debug, Clone, Copy)]
 pub struct TaqDit {
     recipe: Recipe,
+    start: Start,
     clipping: Clipping,
     inputs: InputCalibration,
     rates: InputRates,
@@ -127,24 +133,20 @@ impl TaqDit {
         }
         Ok(Self {
             recipe,
+            start: settings.start,
             clipping: settings.clipping,
             inputs: InputCalibration { per_timestep, shift, migrate, clipping: settings.clipping },
             rates: InputRates { scale: scale_lr, bias: bias_lr },
         })
     }
 
-    fn learner(&self, layer: &LayerJob, input: Calibrated) -> Result<LayerLearner> {
-        layer.grid.validate(&layer.spec)?;
-        let (weight, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
+    fn learner(&self, layer: &LayerJob, input: Calibrated, moments: Option<&Array>) -> Result<LayerLearner> {
         let Calibrated { groups, scale, shift, multiplier, rms } = input;
-        let weight = scaled_columns(weight, &multiplier);
-        let params = GridParams::fit(&weight, shape, &layer.grid, self.clipping)?;
-        // A rounding error is uniform within half a step either way; those of a row add up like noise.
-        let step = params.scale.iter().map(|s| f64::from(*s)).sum::<f64>() / params.scale.len() as f64;
-        let bias_unit = (step * f64::from(rms) * (shape[1] as f64 / 12.0).sqrt()) as f32;
+        let weight = Start::weight(layer, self.clipping, multiplier, moments)?;
+        let bias_unit = weight.typical_error() * rms;
         let start = InputStart { groups, scale, shift, bias_unit, rates: self.rates };
-        let input = InputLearner::calibrated(&layer.input, shape[0], start);
-        Ok(LayerLearner::new(WeightLearner::new(weight, shape, layer.grid, params, multiplier)?, input))
+        let input = InputLearner::calibrated(&layer.input, layer.spec.out_features, start);
+        Ok(LayerLearner::new(weight, input))
     }
 }
 
@@ -154,8 +156,10 @@ impl Rounder for TaqDit {
         cx.check()?;
         needs_rows(self.recipe.rounder, job)?;
         let inputs = calibrate_inputs(job, self.inputs, cx)?;
-        let learner = |(layer, input)| self.learner(layer, input);
-        let learners = job.layers.iter().zip(inputs).map(learner).collect::<Result<_>>()?;
+        let moments = self.start.moments(job, cx)?;
+        let each = job.layers.iter().zip(inputs).zip(&moments);
+        let learners = each.map(|((layer, input), moments)| self.learner(layer, input, moments.as_ref()));
+        let learners = learners.collect::<Result<_>>()?;
         self.recipe.reconstruct(job, learners, cx)
     }
 

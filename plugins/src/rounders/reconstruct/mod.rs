@@ -29,6 +29,7 @@ mod inputs;
 mod layer;
 mod math;
 mod soft;
+mod start;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
@@ -47,8 +48,8 @@ pub(super) use calibrate::{Calibrated, InputCalibration, calibrate_inputs};
 pub(super) use inputs::{InputLearner, InputRates, InputStart};
 pub(super) use layer::{Gradients, LayerLearner};
 pub use soft::BetaSchedule;
+pub use start::Start;
 use weights::Step;
-pub(super) use weights::{WeightLearner, scaled_columns};
 
 /// Iterations between two reports of progress.
 const REPORT_STRIDE: usize = 10;

@@ -11,6 +11,9 @@ use super::soft::{inverse, rectified_sigmoid, regulariser_slope};
 /// Weights that a thread takes at a time, at least.
 const SHARE: usize = 8192;
 
+/// How far a weight starts on the way to an integer that someone else chose. Not all the way: there h is flat.
+const LEAN: f32 = 0.75;
+
 /// What an iteration applies to all layers.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rounders) struct Step {
@@ -59,13 +62,16 @@ pub(in crate::rounders) fn scaled_columns(mut weight: Vec<f32>, multiplier: &[f3
 impl WeightLearner {
     /// Starts where the soft weights equal the weights (except where the grid clips them).
     ///
-    /// `weight` is row-major of this shape, times the multiplier; `params` are its grid's step sizes and zero points.
+    /// `weight` is row-major of this shape, times the multiplier; `params` are its grid's step sizes and zero points. With
+    /// `towards`, integers that someone else chose, each weight starts [`LEAN`] of the way to its integer, which is one of
+    /// the two that it can become.
     pub(in crate::rounders) fn new(
         weight: Vec<f32>,
         shape: [usize; 2],
         grid: Grid,
         params: GridParams,
         multiplier: Vec<f32>,
+        towards: Option<&[i8]>,
     ) -> Result<Self> {
         let nearest = round_nearest(&weight, shape, &grid, params.clone())?;
         let group_len = grid.layout(shape)?.group_len;
@@ -74,10 +80,15 @@ impl WeightLearner {
             .iter()
             .enumerate()
             .map(|(i, w)| {
-                let in_steps = w / params.scale[i / group_len];
-                let zero = f32::from(params.zero_point[i / group_len]);
-                let base = (in_steps.floor() + zero).clamp(low, high);
-                (base as i16, inverse((in_steps - in_steps.floor()).clamp(0.0, 1.0)))
+                let on_grid = w / params.scale[i / group_len] + f32::from(params.zero_point[i / group_len]);
+                let base = on_grid.floor().clamp(low, high);
+                let Some(towards) = towards else {
+                    return (base as i16, inverse((on_grid - on_grid.floor()).clamp(0.0, 1.0)));
+                };
+                let goal = f32::from(towards[i]);
+                let base = base.clamp(goal - 1.0, goal);
+                let fraction = (on_grid - base).clamp(0.0, 1.0);
+                (base as i16, inverse(fraction + LEAN * (goal - base - fraction)))
             })
             .unzip();
         let (first, second) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
@@ -115,6 +126,13 @@ impl WeightLearner {
     /// The same weight rounded to nearest on the same grid.
     pub(in crate::rounders) fn nearest(&self) -> &RoundedLayer {
         &self.nearest
+    }
+
+    /// Size of an output's error for inputs of size 1, rounded to nearest: errors are uniform within half a step either
+    /// way, and those of a row add up like noise.
+    pub(in crate::rounders) fn typical_error(&self) -> f32 {
+        let steps = self.params.scale.iter().map(|s| f64::from(*s)).sum::<f64>();
+        (steps / self.params.scale.len() as f64 * (self.shape[1] as f64 / 12.0).sqrt()) as f32
     }
 
     /// The multiplier of the columns; empty: 1.
@@ -309,7 +327,7 @@ mod tests {
         let planted = Planted::new(3, 32, 24, 4);
         let weight = planted.weight().to_vec();
         let params = GridParams::fit(&weight, [24, 32], &grid, clipping).unwrap();
-        (WeightLearner::new(weight.clone(), [24, 32], grid, params, vec![]).unwrap(), weight)
+        (WeightLearner::new(weight.clone(), [24, 32], grid, params, vec![], None).unwrap(), weight)
     }
 
     fn grids() -> Vec<Grid> {
@@ -412,6 +430,22 @@ mod tests {
     }
 
     #[test]
+    fn other_integers_can_be_the_start() {
+        for grid in grids() {
+            let planted = Planted::new(3, 32, 24, 4);
+            let weight = planted.weight().to_vec();
+            let params = GridParams::fit(&weight, [24, 32], &grid, Clipping::Mse).unwrap();
+            let nearest = round_nearest(&weight, [24, 32], &grid, params.clone()).unwrap().weight_int;
+            // Some further away than a neighbour.
+            let other = |(i, q): (usize, &i8)| (q + (i % 5) as i8 - 2).clamp(grid.qmin(), grid.qmax());
+            let towards: Vec<i8> =
+                if grid.bits == 8 { nearest } else { nearest.iter().enumerate().map(other).collect() };
+            let learner = WeightLearner::new(weight, [24, 32], grid, params, vec![], Some(&towards)).unwrap();
+            assert_eq!(learner.harden().weight_int, towards, "{grid:?}");
+        }
+    }
+
+    #[test]
     fn a_multiplier_is_a_change_of_variables() {
         // Learning W·m with the gradient of W is learning W' = W·m with the gradient of W'.
         for grid in grids() {
@@ -423,7 +457,7 @@ mod tests {
             let weight = by_column(planted.weight(), |w, m| w * m);
             let params = GridParams::fit(&weight, [24, 32], &grid, Clipping::Mse).unwrap();
             let new = |m: &[f32]| {
-                WeightLearner::new(weight.clone(), [24, 32], grid, params.clone(), m.to_vec()).unwrap()
+                WeightLearner::new(weight.clone(), [24, 32], grid, params.clone(), m.to_vec(), None).unwrap()
             };
             let (mut ours, mut plain) = (new(&multiplier), new(&[]));
             let gradient: Vec<f32> = (0..24 * 32).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
