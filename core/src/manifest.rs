@@ -132,6 +132,18 @@ impl Default for DecideSettings {
     }
 }
 
+/// What a rounder makes small.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The mean squared error of a block's outputs.
+    Mse,
+    /// The same, each channel at each timestep weighted by how much the model's output feels it (BRECQ's Fisher
+    /// information).
+    #[default]
+    Fisher,
+}
+
 /// Settings of `round`: the integers of the weights, block by block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -148,6 +160,8 @@ pub struct RoundSettings {
     pub rows: usize,
     /// Further rows, of other images, that only judge the result.
     pub held_out_rows: usize,
+    /// What is made small, and what held-out errors are given in.
+    pub loss: Loss,
     /// Blocks to round; the others keep full precision. Default: all.
     pub blocks: Option<Vec<BlockId>>,
 }
@@ -161,6 +175,7 @@ impl Default for RoundSettings {
             symmetric: true,
             rows: 512,
             held_out_rows: 64,
+            loss: Loss::default(),
             blocks: None,
         }
     }

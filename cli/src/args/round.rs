@@ -1,7 +1,7 @@
 //! `taq round`.
 
 use serde_json::{Map, Value};
-use taq_core::manifest::{PluginChoice, RoundSettings};
+use taq_core::manifest::{Loss, PluginChoice, RoundSettings};
 use taq_core::quant::Granularity;
 use taq_core::registry::{Kind, Registry};
 use taq_core::{BlockId, Error, Result};
@@ -49,6 +49,10 @@ pub(crate) struct RoundArgs {
     #[arg(long)]
     asymmetric: bool,
 
+    /// Error that is made small [default: fisher]
+    #[arg(long, value_name = "LOSS")]
+    loss: Option<LossChoice>,
+
     /// Blocks to round, such as mm0,mm1; the others keep full precision [default: all]
     #[arg(long, value_name = "BLOCKS", value_delimiter = ',')]
     blocks: Option<Vec<String>>,
@@ -63,6 +67,24 @@ pub(crate) struct RoundArgs {
 
     #[command(flatten)]
     pub(crate) session: SessionArgs,
+}
+
+/// The losses, as flags know them.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LossChoice {
+    /// The mean squared error of a block's outputs
+    Mse,
+    /// The same, each channel at each timestep weighted by how much the model's output feels it
+    Fisher,
+}
+
+impl LossChoice {
+    fn loss(self) -> Loss {
+        match self {
+            Self::Mse => Loss::Mse,
+            Self::Fisher => Loss::Fisher,
+        }
+    }
 }
 
 impl RoundArgs {
@@ -85,6 +107,7 @@ impl RoundArgs {
             symmetric: !self.asymmetric,
             rows: self.rows.unwrap_or(default.rows),
             held_out_rows: self.held_out_rows.unwrap_or(default.held_out_rows),
+            loss: self.loss.map_or(default.loss, LossChoice::loss),
             blocks: self.blocks.as_ref().map(|b| b.iter().map(|id| BlockId::from(id.as_str())).collect()),
         })
     }

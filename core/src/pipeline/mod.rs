@@ -5,6 +5,7 @@ mod calibrate;
 mod decide;
 mod generate;
 mod guidance;
+mod importance;
 mod meter;
 mod observe;
 mod prompts;

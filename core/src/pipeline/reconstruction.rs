@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use mlx_rs::{Array, ops, random, transforms};
 
+use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 use crate::quant::{InputGrids, QDrop, QuantizedLayer};
 use crate::{
@@ -107,10 +108,12 @@ pub(super) struct BlockReconstruction<'a> {
     pub exact_inputs: &'a Boundary,
     pub targets: &'a Boundary,
     pub learn: usize,
+    /// What weights the error; `None`: every element alike.
+    pub importance: Option<&'a Importance>,
 }
 
 impl BlockReconstruction<'_> {
-    /// Sum of squared errors over both streams, and the number of elements.
+    /// Sum of (weighted) squared errors over both streams, and the number of elements.
     fn squared_error(
         &self,
         layers: Vec<QuantizedLayer>,
@@ -122,10 +125,15 @@ impl BlockReconstruction<'_> {
             self.layers.iter().zip(layers).map(|(l, layer)| (l.spec.id.clone(), layer)).collect();
         let mut tap = QuantizedTap::new(self.plan, &layers).with_drop(drop);
         let out = block_forward(self.model, self.block, io, &mut tap)?;
-        let mut sum = ops::sum(&ops::square(&out.hidden.subtract(&target.hidden)?)?, None)?;
+        let steps: Vec<usize> = io.timesteps.iter().map(|&t| self.plan.step(t)).collect();
+        let stream = |out: &Array, target: &Array, weights: Option<&Array>| -> Result<Array> {
+            let squares = out.subtract(target)?.square()?;
+            Ok(weights.map_or(Ok(squares.clone()), |w| Importance::weigh(w, &squares, &steps))?.sum(None)?)
+        };
+        let mut sum = stream(&out.hidden, &target.hidden, self.importance.map(Importance::hidden))?;
         let mut count = target.hidden.size();
         if let (Some(out), Some(target)) = (&out.context, &target.context) {
-            sum = sum.add(ops::sum(&ops::square(&out.subtract(target)?)?, None)?)?;
+            sum = sum.add(stream(out, target, self.importance.and_then(Importance::context))?)?;
             count += target.size();
         }
         Ok((sum, count))

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers};
 use super::reconstruction::{BlockReconstruction, Boundary};
 use super::session::{measured, parts};
@@ -18,7 +19,7 @@ use super::{Outcome, SampleSet, Session};
 use crate::artifacts::{
     Document, Npz, RunFolder, StageState, read_document, read_json, write_json, write_npz,
 };
-use crate::manifest::RoundSettings;
+use crate::manifest::{Loss, RoundSettings};
 use crate::noise::Rng;
 use crate::plan::QuantConfig;
 use crate::quant::{Clipping, Grid, GridParams, QuantizedLayer, round_nearest, to_matrix};
@@ -101,6 +102,14 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         let plan = ActivationPlan::load(run, spec, &config)?;
         let rows = Rows::choose(&set, settings, session.cx.seed)?;
         let mut full = rows.embed(session, &set)?;
+        let importance = match settings.loss {
+            Loss::Mse => None,
+            Loss::Fisher => {
+                let latent = set.manifest.latent_size;
+                let seed = derived_seed(session.cx.seed, "importance");
+                Some(Importance::measure(&*session.model, &plan, &full, rows.learn, latent, seed)?)
+            }
+        };
         let mut quantized = full.clone();
         let mut metrics = Vec::new();
         for (index, block) in spec.blocks.iter().enumerate() {
@@ -118,6 +127,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                     exact_inputs: &full,
                     targets: &targets,
                     learn: rows.learn,
+                    importance: importance.as_ref().map(|blocks| &blocks[index]),
                 };
                 let job = BlockJob { block, layers: &jobs, reconstruction: &reconstruction };
                 let at = format!("{} ({} of {})", block.id, metrics.len() + 1, count);
@@ -213,7 +223,7 @@ fn round_block(
     progress.begin(&format!("round {name}"), rounder.iterations());
     let start = Instant::now();
     // Blocks must not share a random stream, and a resumed block must have the stream it would have had.
-    let context = Context { seed: derived_seed(session.cx.seed, &job.block.id), ..session.cx.clone() };
+    let context = Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
     check(settings, job, &rounded)?;
     let learned = job.layers.iter().zip(&rounded.layers).map(|(job, layer)| layer.quantized(&job.input));
@@ -249,8 +259,8 @@ fn nearest_layers(job: &BlockJob<'_>) -> Result<Vec<QuantizedLayer>> {
     job.layers.iter().map(layer).collect()
 }
 
-fn derived_seed(seed: u64, block: &BlockId) -> u64 {
-    let hash = blake3::hash(format!("{seed} {block}").as_bytes());
+fn derived_seed(seed: u64, label: &str) -> u64 {
+    let hash = blake3::hash(format!("{seed} {label}").as_bytes());
     hash.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
