@@ -132,6 +132,25 @@ impl Default for DecideSettings {
     }
 }
 
+/// Settings of `cache`: what goes in and out of every block, on disk. `round` does without; see there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSettings {
+    /// Images, from the first; default: all.
+    pub num_images: Option<usize>,
+    /// Every so many of the kept timesteps.
+    #[schemars(range(min = 1))]
+    pub stride: usize,
+    /// Blocks to keep; default: all.
+    pub blocks: Option<Vec<BlockId>>,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { num_images: None, stride: 1, blocks: None }
+    }
+}
+
 /// What a rounder makes small.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -140,8 +159,25 @@ pub enum Loss {
     Mse,
     /// The same, each channel at each timestep weighted by how much the model's output feels it (BRECQ's Fisher
     /// information).
-    #[default]
     Fisher,
+    /// The mean squared error, and that of the guided output: what both branches of classifier-free guidance do not share
+    /// is amplified by the sampler. Without guidance: `mse`.
+    #[default]
+    Guided,
+    /// Both: the guided error, weighted.
+    GuidedFisher,
+}
+
+impl Loss {
+    /// Whether channels are weighted.
+    pub fn weighted(self) -> bool {
+        matches!(self, Self::Fisher | Self::GuidedFisher)
+    }
+
+    /// Whether the guided output counts.
+    pub fn guided(self) -> bool {
+        matches!(self, Self::Guided | Self::GuidedFisher)
+    }
 }
 
 /// Settings of `round`: the integers of the weights, block by block.
@@ -156,7 +192,8 @@ pub struct RoundSettings {
     pub granularity: Granularity,
     /// Whether grids are symmetric around 0.
     pub symmetric: bool,
-    /// Calibration rows (an image at a timestep) to learn from, chosen over all images and timesteps.
+    /// Calibration rows (an image at a timestep, with and without its prompt) to learn from, chosen over all images and
+    /// timesteps.
     pub rows: usize,
     /// Further rows, of other images, that only judge the result.
     pub held_out_rows: usize,
@@ -164,6 +201,8 @@ pub struct RoundSettings {
     pub loss: Loss,
     /// Blocks to round; the others keep full precision. Default: all.
     pub blocks: Option<Vec<BlockId>>,
+    /// Folder of a cache (`taq cache`) to learn from; default: boundaries are computed as they are needed.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for RoundSettings {
@@ -173,10 +212,11 @@ impl Default for RoundSettings {
             bits_w: None,
             granularity: Granularity::Channel,
             symmetric: true,
-            rows: 512,
-            held_out_rows: 64,
+            rows: 256,
+            held_out_rows: 32,
             loss: Loss::default(),
             blocks: None,
+            cache: None,
         }
     }
 }
@@ -248,6 +288,8 @@ pub struct Pipeline {
     pub observe: Option<ObserveSettings>,
     /// Plan.
     pub decide: Option<DecideSettings>,
+    /// Block boundaries on disk.
+    pub cache: Option<CacheSettings>,
     /// Weights.
     pub round: Option<RoundSettings>,
     /// Images and report.
@@ -277,6 +319,8 @@ impl Pipeline {
         {
             decide.policy.name = base.join(&decide.policy.name).to_string_lossy().into_owned();
         }
+        let cache = pipeline.round.as_mut().and_then(|s| s.cache.as_mut());
+        cache.into_iter().for_each(|folder| *folder = base.join(&*folder));
         let generate = pipeline.generate.as_mut().and_then(|s| s.prompts.as_mut());
         for prompts in calibrate.into_iter().chain(generate) {
             if let Prompts::File(file) = prompts {

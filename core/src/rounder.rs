@@ -6,8 +6,8 @@ use crate::quant::{Grid, InputGrids, QDrop, QuantizedLayer};
 use crate::{BlockSpec, Context, LayerSpec, Result};
 
 /// A block's calibration data behind three questions: what arrives at its layers, how large is the error when they
-/// compute with these parameters, and in which direction does it fall. Rows are calibration samples (an image at a
-/// timestep).
+/// compute with these parameters, and in which direction does it fall. Rows are calibration samples: an image at a timestep,
+/// with the prompt and (under guidance) without it.
 pub trait Reconstruction {
     /// Rows to learn from, numbered from 0.
     fn rows(&self) -> usize;
@@ -15,7 +15,8 @@ pub trait Reconstruction {
     /// The planned timestep of a row, a position in the arrays by timestep ([`InputGrids::scale`] and others).
     fn step(&self, row: usize) -> usize;
 
-    /// Shows the input of every layer, `[rows, tokens, in_features]`, by its position in the job: what the quantized
+    /// Shows the input of every layer, `[rows × branches, tokens, in_features]` with the branches of guidance side by side, by
+    /// its position in the job: what the quantized
     /// blocks before this one put out, followed in full precision within the block.
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()>;
 

@@ -63,7 +63,11 @@ impl Reconstruction for Linear {
         visit(0, &self.x.take_axis(index(rows), 0)?.expand_dims(1)?)
     }
 
-    fn loss_and_grads(&self, layers: &[QuantizedLayer], batch: Batch<'_>) -> Result<(f32, Vec<LayerGradients>)> {
+    fn loss_and_grads(
+        &self,
+        layers: &[QuantizedLayer],
+        batch: Batch<'_>,
+    ) -> Result<(f32, Vec<LayerGradients>)> {
         let x = self.x.take_axis(index(batch.rows), 0)?;
         let error = self.error(&x, &layers[0])?;
         let loss = error.square()?.mean(None)?;
@@ -128,7 +132,9 @@ fn main() -> Result<()> {
             Ok(())
         };
         run("gptq", "{}", None)?;
-        for extra in std::env::var("ADAROUND").unwrap_or(r#"{"start":"nearest"};{"start":"gptq"}"#.into()).split(';') {
+        for extra in
+            std::env::var("ADAROUND").unwrap_or(r#"{"start":"nearest"};{"start":"gptq"}"#.into()).split(';')
+        {
             run("adaround", extra, Some(iters))?;
         }
     }

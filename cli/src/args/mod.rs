@@ -1,5 +1,6 @@
 //! What can stand on the command line. One file a subcommand: its flags, and how they become validated settings.
 
+mod cache;
 mod calibrate;
 mod decide;
 mod doctor;
@@ -15,6 +16,7 @@ mod session;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+pub(crate) use cache::CacheArgs;
 pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use decide::DecideArgs;
 pub(crate) use doctor::DoctorArgs;
@@ -88,6 +90,7 @@ pub(crate) enum Command {
     Calibrate(CalibrateArgs),
     Observe(ObserveArgs),
     Decide(DecideArgs),
+    Cache(CacheArgs),
     Round(RoundArgs),
     Generate(GenerateArgs),
     Plugins(PluginsArgs),

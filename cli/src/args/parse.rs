@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use taq_core::BlockId;
 
 /// The settings of a plugin: a JSON object, or the path of a file that holds one.
 pub(super) fn settings(text: &str) -> Result<Map<String, Value>, String> {
@@ -35,6 +36,11 @@ pub(super) fn weight(text: &str) -> Result<f32, String> {
         Ok(w) if w.is_finite() && w >= 0.0 => Ok(w),
         _ => Err("expected a number of at least 0".into()),
     }
+}
+
+/// The ids of blocks.
+pub(super) fn blocks(names: Option<&[String]>) -> Option<Vec<BlockId>> {
+    names.map(|names| names.iter().map(|name| BlockId::from(name.as_str())).collect())
 }
 
 /// A count of at least 1.

@@ -1,10 +1,12 @@
 //! `taq round`.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value};
 use taq_core::manifest::{Loss, PluginChoice, RoundSettings};
 use taq_core::quant::Granularity;
 use taq_core::registry::{Kind, Registry};
-use taq_core::{BlockId, Error, Result};
+use taq_core::{Error, Result};
 
 use super::{SessionArgs, parse, session};
 
@@ -49,7 +51,7 @@ pub(crate) struct RoundArgs {
     #[arg(long)]
     asymmetric: bool,
 
-    /// Error that is made small [default: fisher]
+    /// Error that is made small [default: guided]
     #[arg(long, value_name = "LOSS")]
     loss: Option<LossChoice>,
 
@@ -57,13 +59,17 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "BLOCKS", value_delimiter = ',')]
     blocks: Option<Vec<String>>,
 
-    /// Calibration rows (an image at a timestep) to learn from [default: 512]
+    /// Calibration rows (an image at a timestep, with and without its prompt) to learn from [default: 256]
     #[arg(long, value_name = "N", value_parser = parse::count)]
     rows: Option<usize>,
 
-    /// Further rows, of other images, that only judge the result [default: 64]
+    /// Further rows, of other images, that only judge the result [default: 32]
     #[arg(long, value_name = "N")]
     held_out_rows: Option<usize>,
+
+    /// Folder of a cache (`taq cache`) to learn from [default: block inputs are computed as they are needed]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) session: SessionArgs,
@@ -76,6 +82,10 @@ enum LossChoice {
     Mse,
     /// The same, each channel at each timestep weighted by how much the model's output feels it
     Fisher,
+    /// The mean squared error, and that of the guided output
+    Guided,
+    /// The guided error, weighted
+    GuidedFisher,
 }
 
 impl LossChoice {
@@ -83,6 +93,8 @@ impl LossChoice {
         match self {
             Self::Mse => Loss::Mse,
             Self::Fisher => Loss::Fisher,
+            Self::Guided => Loss::Guided,
+            Self::GuidedFisher => Loss::GuidedFisher,
         }
     }
 }
@@ -108,7 +120,8 @@ impl RoundArgs {
             rows: self.rows.unwrap_or(default.rows),
             held_out_rows: self.held_out_rows.unwrap_or(default.held_out_rows),
             loss: self.loss.map_or(default.loss, LossChoice::loss),
-            blocks: self.blocks.as_ref().map(|b| b.iter().map(|id| BlockId::from(id.as_str())).collect()),
+            blocks: parse::blocks(self.blocks.as_deref()),
+            cache: self.cache.clone(),
         })
     }
 }

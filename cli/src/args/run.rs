@@ -92,6 +92,7 @@ impl RunArgs {
         pipeline.calibrate.take_if(|_| drop("calibrate"));
         pipeline.observe.take_if(|_| drop("observe"));
         pipeline.decide.take_if(|_| drop("decide"));
+        pipeline.cache.take_if(|_| drop("cache"));
         pipeline.round.take_if(|_| drop("round"));
         pipeline.generate.take_if(|_| drop("generate"));
         Ok(())
@@ -99,11 +100,12 @@ impl RunArgs {
 }
 
 /// Which stages have a table, in the order of [`STAGES`].
-fn tables(pipeline: &Pipeline) -> [bool; 5] {
+fn tables(pipeline: &Pipeline) -> [bool; 6] {
     [
         pipeline.calibrate.is_some(),
         pipeline.observe.is_some(),
         pipeline.decide.is_some(),
+        pipeline.cache.is_some(),
         pipeline.round.is_some(),
         pipeline.generate.is_some(),
     ]

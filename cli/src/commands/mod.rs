@@ -35,6 +35,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Calibrate(args) => stages::calibrate(host, &args),
         Command::Observe(args) => stages::observe(host, &args),
         Command::Decide(args) => stages::decide(host, &args),
+        Command::Cache(args) => stages::cache(host, &args),
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),

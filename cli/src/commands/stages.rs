@@ -8,7 +8,9 @@ use taq_core::pipeline::{self, Outcome, Report, Session};
 use taq_core::{Context, Error, Result};
 
 use super::Host;
-use crate::args::{CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs};
+use crate::args::{
+    CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs,
+};
 use crate::error::Failure;
 use crate::interrupt;
 use crate::output::{Table, bytes, print, seconds, terminal_width};
@@ -46,6 +48,12 @@ pub(crate) fn decide(host: Host, args: &DecideArgs) -> Result<(), Failure> {
     let settings = args.settings(&host.registry)?;
     needs_run(&args.session, "decide", "statistics")?;
     stage(host, &args.session, |session| pipeline::decide(session, &settings))
+}
+
+/// `taq cache`.
+pub(crate) fn cache(host: Host, args: &CacheArgs) -> Result<(), Failure> {
+    needs_run(&args.session, "cache", "calibration samples")?;
+    stage(host, &args.session, |session| pipeline::cache(session, &args.settings()))
 }
 
 /// `taq round`.

@@ -6,7 +6,7 @@ use taq_policy::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 use super::choice::SessionChoice;
 use super::stage::StageRecord;
 use crate::manifest::Pipeline;
-use crate::pipeline::{BlockMetrics, Outcome, Report, RunManifest, WeightsConfig};
+use crate::pipeline::{BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, WeightsConfig};
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
 
@@ -14,6 +14,7 @@ use crate::stats::{StatisticsIndex, StepIndex};
 pub fn schemas() -> Vec<(&'static str, Schema)> {
     let mut all = vec![
         ("block_record", schema_for!(BlockMetrics)),
+        ("cache_metadata", schema_for!(CacheMetadata)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
         ("pipeline", schema_for!(Pipeline)),
         ("policy_error", schema_for!(PolicyError)),

@@ -179,9 +179,8 @@ impl Sum {
         let steps = self.rows.len();
         let width = self.squares.len() / steps.max(1);
         let all = self.rows.iter().sum::<usize>().max(1) as f64;
-        let over_all = |channel: usize| {
-            (0..steps).map(|step| self.squares[step * width + channel]).sum::<f64>() / all
-        };
+        let over_all =
+            |channel: usize| (0..steps).map(|step| self.squares[step * width + channel]).sum::<f64>() / all;
         let overall: Vec<f64> = (0..width).map(over_all).collect();
         let weight = |i: usize| match self.rows[i / width] {
             0 => overall[i % width],

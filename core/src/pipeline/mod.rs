@@ -1,6 +1,7 @@
 //! The stages: each takes settings and a [`Session`], works into the session's run folder, and can be killed at
 //! any moment and started again.
 
+mod cache;
 mod calibrate;
 mod decide;
 mod generate;
@@ -19,6 +20,7 @@ mod session;
 mod taqdit;
 mod trajectory;
 
+pub use cache::{CacheMetadata, CacheSample, cache};
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
 pub use decide::{check_plan, decide, policy_request};
 pub use generate::generate;

@@ -12,7 +12,7 @@ use crate::{
     Batch, BlockIo, Error, Identity, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
 };
 
-/// Rows in one forward pass over all rows.
+/// Rows in one forward pass over all rows; even, so that no pair is torn apart.
 const CHUNK: usize = 32;
 
 /// Block boundaries of all rows.
@@ -76,7 +76,13 @@ impl Boundary {
     }
 }
 
-fn block_forward(model: &dyn Model, block: usize, io: &BlockIo, tap: &mut dyn Tap) -> Result<BlockIo> {
+/// One block, from the tap's beginning.
+pub(super) fn block_forward(
+    model: &dyn Model,
+    block: usize,
+    io: &BlockIo,
+    tap: &mut dyn Tap,
+) -> Result<BlockIo> {
     tap.begin(&io.timesteps)?;
     model.block_forward(block, io, tap)
 }
@@ -96,7 +102,7 @@ impl<F: FnMut(usize, &Array) -> Result<()>> Tap for Watch<'_, F> {
     }
 }
 
-/// See the module's head. Rows from 0 to `learn` are learned from, the rest only judges.
+/// See the module's head. Rows of the boundaries from 0 to `learn` are learned from, the rest only judges.
 pub(super) struct BlockReconstruction<'a> {
     pub model: &'a dyn Model,
     pub block: usize,
@@ -110,6 +116,33 @@ pub(super) struct BlockReconstruction<'a> {
     pub learn: usize,
     /// What weights the error; `None`: every element alike.
     pub importance: Option<&'a Importance>,
+    /// The two branches of guidance, whose rows stand side by side; `None`: one row a sample.
+    pub guidance: Option<Guided>,
+}
+
+/// Rows in pairs: a sample with its prompt, the same without.
+#[derive(Clone, Copy)]
+pub(super) struct Guided {
+    /// Classifier-free guidance weight w.
+    pub weight: f32,
+    /// Whether the error of the guided output is made small, or that of either branch alone.
+    pub together: bool,
+}
+
+impl Guided {
+    /// Squared errors of w e₊ − (w − 1) e₋ for image tokens' errors `[2 · samples, tokens, width]`, each pair's in the place
+    /// of both its rows, and half of what it is.
+    ///
+    /// What the sampler follows is v₋ + w (v₊ − v₋): an error that both branches share comes through once, one that they
+    /// do not share up to 2w − 1 times.
+    fn squares(self, errors: &Array) -> Result<Array> {
+        let &[rows, tokens, width] = errors.shape() else { return Ok(errors.square()?) };
+        let pairs = errors.reshape(&[rows / 2, 2, tokens, width])?;
+        let branch = Array::from_slice(&[self.weight, 1.0 - self.weight], &[1, 2, 1, 1]);
+        let guided = pairs.multiply(branch)?.sum_axis(1, true)?.square()?;
+        let half = guided.multiply(Array::from_f32(0.5))?;
+        Ok(ops::broadcast_to(&half, &[rows / 2, 2, tokens, width])?.reshape(errors.shape())?)
+    }
 }
 
 impl BlockReconstruction<'_> {
@@ -126,24 +159,40 @@ impl BlockReconstruction<'_> {
         let mut tap = QuantizedTap::new(self.plan, &layers).with_drop(drop);
         let out = block_forward(self.model, self.block, io, &mut tap)?;
         let steps: Vec<usize> = io.timesteps.iter().map(|&t| self.plan.step(t)).collect();
-        let stream = |out: &Array, target: &Array, weights: Option<&Array>| -> Result<Array> {
-            let squares = out.subtract(target)?.square()?;
+        let stream = |out: &Array, target: &Array, weights: Option<&Array>, guided: bool| -> Result<Array> {
+            let errors = out.subtract(target)?;
+            let mut squares = errors.square()?;
+            if let Some(guidance) = self.guidance.filter(|g| guided && g.together) {
+                squares = squares.add(guidance.squares(&errors)?)?;
+            }
             Ok(weights.map_or(Ok(squares.clone()), |w| Importance::weigh(w, &squares, &steps))?.sum(None)?)
         };
-        let mut sum = stream(&out.hidden, &target.hidden, self.importance.map(Importance::hidden))?;
+        let mut sum = stream(&out.hidden, &target.hidden, self.importance.map(Importance::hidden), true)?;
         let mut count = target.hidden.size();
         if let (Some(out), Some(target)) = (&out.context, &target.context) {
-            sum = sum.add(stream(out, target, self.importance.and_then(Importance::context))?)?;
+            let weights = self.importance.and_then(Importance::context);
+            sum = sum.add(stream(out, target, weights, false)?)?;
             count += target.size();
         }
         Ok((sum, count))
     }
 
+    /// Rows of a boundary in one sample.
+    fn branches(&self) -> usize {
+        1 + usize::from(self.guidance.is_some())
+    }
+
+    /// The rows of these samples in a boundary.
+    fn boundary_rows(&self, samples: &[usize]) -> Vec<usize> {
+        let branches = self.branches();
+        samples.iter().flat_map(|s| s * branches..(s + 1) * branches).collect()
+    }
+
     /// What a batch puts into the block: from the quantized prefix, or mixed with full precision.
-    fn batch_inputs(&self, batch: Batch<'_>) -> Result<BlockIo> {
-        let io = self.inputs.rows(batch.rows)?;
-        let Some(QDrop { probability, seed }) = batch.drop else { return Ok(io) };
-        let exact = self.exact_inputs.rows(batch.rows)?;
+    fn batch_inputs(&self, rows: &[usize], drop: Option<QDrop>) -> Result<BlockIo> {
+        let io = self.inputs.rows(rows)?;
+        let Some(QDrop { probability, seed }) = drop else { return Ok(io) };
+        let exact = self.exact_inputs.rows(rows)?;
         let key = random::key(u64::from(seed))?;
         let (for_hidden, for_context) = random::split(&key, 2)?;
         let mix = |quantized: &Array, exact: &Array, key: &Array| -> Result<Array> {
@@ -160,15 +209,15 @@ impl BlockReconstruction<'_> {
 
 impl Reconstruction for BlockReconstruction<'_> {
     fn rows(&self) -> usize {
-        self.learn
+        self.learn / self.branches()
     }
 
     fn step(&self, row: usize) -> usize {
-        self.plan.step(self.inputs.0.timesteps[row])
+        self.plan.step(self.inputs.0.timesteps[row * self.branches()])
     }
 
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
-        let io = self.inputs.rows(rows)?;
+        let io = self.inputs.rows(&self.boundary_rows(rows))?;
         block_forward(self.model, self.block, &io, &mut Watch { layers: self.layers, visit })?;
         Ok(())
     }
@@ -178,7 +227,8 @@ impl Reconstruction for BlockReconstruction<'_> {
         layers: &[QuantizedLayer],
         batch: Batch<'_>,
     ) -> Result<(f32, Vec<LayerGradients>)> {
-        let (io, target) = (self.batch_inputs(batch)?, self.targets.rows(batch.rows)?);
+        let rows = self.boundary_rows(batch.rows);
+        let (io, target) = (self.batch_inputs(&rows, batch.drop)?, self.targets.rows(&rows)?);
         // The closure must return MLX's error type; ours waits here.
         let failure: RefCell<Option<Error>> = RefCell::new(None);
         let loss = |arrays: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {

@@ -1,12 +1,12 @@
 //! `run`: the stages of a manifest, one after the other, and the report at the end.
 
-use super::{Outcome, Session, calibrate, decide, generate, observe, round};
+use super::{Outcome, Session, cache, calibrate, decide, generate, observe, round};
 use crate::Result;
 use crate::artifacts::read_json;
 use crate::manifest::Pipeline;
 
 /// The stages, in their order.
-pub const STAGES: [&str; 5] = ["calibrate", "observe", "decide", "round", "generate"];
+pub const STAGES: [&str; 6] = ["calibrate", "observe", "decide", "cache", "round", "generate"];
 
 /// Runs the manifest's stages in order; `done` hears of each as it ends.
 pub fn run(session: &Session, pipeline: &Pipeline, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
@@ -24,6 +24,9 @@ pub fn run(session: &Session, pipeline: &Pipeline, mut done: impl FnMut(&Outcome
     }
     if let Some(settings) = &pipeline.decide {
         end(decide(session, settings)?)?;
+    }
+    if let Some(settings) = &pipeline.cache {
+        end(cache(session, settings)?)?;
     }
     if let Some(settings) = &pipeline.round {
         end(round(session, settings)?)?;

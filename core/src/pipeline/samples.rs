@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, ops, transforms};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::session::Encoded;
 use crate::artifacts::{Document, Npz, RunFolder, read_document, write_npz};
-use crate::{Conditioning, Error, Result};
+use crate::{BlockIo, Conditioning, Error, Model, Result};
 
 /// One image of the calibration set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -165,6 +167,24 @@ impl SampleSet {
             rows.push(x);
         }
         Ok(ops::stack(&rows, 0)?)
+    }
+
+    /// What the first block sees of these samples, evaluated. With guidance every sample has two rows, side by side: with
+    /// its prompt, and without.
+    pub(super) fn embed(
+        &self,
+        model: &dyn Model,
+        encoded: &Encoded,
+        samples: &[(usize, usize)],
+    ) -> Result<BlockIo> {
+        let branches = 1 + usize::from(self.manifest.cfg_scale > 0.0);
+        let each = || samples.iter().flat_map(|&sample| (0..branches).map(move |branch| (sample, branch)));
+        let x = self.latents(&each().map(|(sample, _)| sample).collect::<Vec<_>>())?;
+        let timesteps: Vec<f32> = each().map(|((_, step), _)| self.timestep(step)).collect();
+        let prompts: Vec<_> = each().map(|((image, _), branch)| (branch == 0).then_some(image)).collect();
+        let io = model.embed(&x, &timesteps, &encoded.rows(&prompts)?)?;
+        transforms::eval([&io.hidden, &io.temb].into_iter().chain(&io.context))?;
+        Ok(io)
     }
 
     /// Model timestep of a step.

@@ -77,7 +77,7 @@ impl Default for TaqDitSettings {
     fn default() -> Self {
         Self {
             iters: 1000,
-            batch_size: 32,
+            batch_size: 16,
             lr: 0.02,
             lambda: 0.1,
             beta: [20.0, 2.0],

@@ -4,30 +4,34 @@
 //! The unit of work is a block. Its `weights/{block}.npz` is written, then `weights/{block}.json`, which says that
 //! it is done. A killed run computes the boundaries of finished blocks anew, which is cheap, and goes on.
 
+mod rows;
+mod weights;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::cache::chosen;
 use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers};
-use super::reconstruction::{BlockReconstruction, Boundary};
+use super::reconstruction::{BlockReconstruction, Guided};
 use super::session::{measured, parts};
 use super::{Outcome, SampleSet, Session};
-use crate::artifacts::{
-    Document, Npz, RunFolder, StageState, read_document, read_json, write_json, write_npz,
-};
-use crate::manifest::{Loss, RoundSettings};
-use crate::noise::Rng;
+use crate::artifacts::{Document, RunFolder, StageState, file_hash, read_document, read_json, write_json};
+use crate::manifest::RoundSettings;
 use crate::plan::QuantConfig;
 use crate::quant::{Clipping, Grid, GridParams, QuantizedLayer, round_nearest, to_matrix};
 use crate::registry::Kind;
 use crate::{
-    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, LearnedInput, ModelSpec, Result,
-    RoundedBlock, RoundedLayer,
+    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedBlock,
 };
+use rows::Rows;
+pub(super) use weights::load_blocks;
+use weights::write_block;
 
 /// How one block came out: an entry of `quantized_weights/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +88,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         let mut described = json!(settings);
         if let Some(described) = described.as_object_mut() {
             described.remove("rounder");
+            described.remove("cache");
         }
         let parts = parts([
             ("samples", session.stage_identity("calibrate")?),
@@ -91,6 +96,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             ("rounder", rounder_identity.clone()),
             ("settings", described),
             ("images", json!(set.manifest.n_completed)),
+            ("cache", json!(settings.cache.as_deref().map(cache_hash).transpose()?)),
             ("seed", json!(session.cx.seed)),
         ]);
         let state = run.begin_stage("round", &parts, &[run.quantized_weights()], session.force)?;
@@ -100,21 +106,28 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             return Ok((summary, true));
         }
         let plan = ActivationPlan::load(run, spec, &config)?;
-        let rows = Rows::choose(&set, settings, session.cx.seed)?;
-        let mut full = rows.embed(session, &set)?;
-        let importance = match settings.loss {
-            Loss::Mse => None,
-            Loss::Fisher => {
-                let latent = set.manifest.latent_size;
-                let seed = derived_seed(session.cx.seed, "importance");
-                Some(Importance::measure(&*session.model, &plan, &full, rows.learn, latent, seed)?)
+        let rows = Rows::choose(&set, settings, spec, session.cx.seed)?;
+        let (first, mut full) = rows.first(session, &set, &chosen)?;
+        let importance = match settings.loss.weighted() {
+            true if first > 0 => {
+                let reason =
+                    "a weighted loss needs a cache that begins with the first block; use loss = \"guided\"";
+                return Err(Error::settings("round", reason));
             }
+            true => {
+                let (latent, seed) = (set.manifest.latent_size, derived_seed(session.cx.seed, "importance"));
+                let learn = rows.learn * rows.branches;
+                Some(Importance::measure(&*session.model, &plan, &full, learn, latent, seed)?)
+            }
+            false => None,
         };
+        let guidance = (rows.branches > 1)
+            .then_some(Guided { weight: set.manifest.cfg_scale, together: settings.loss.guided() });
         let mut quantized = full.clone();
         let mut metrics = Vec::new();
-        for (index, block) in spec.blocks.iter().enumerate() {
+        for (index, block) in spec.blocks.iter().enumerate().skip(first) {
             session.cx.check()?;
-            let targets = full.forward(&*session.model, index, None)?;
+            let targets = rows.targets(session, index, &full)?;
             let mut layers = QuantizedLayers::new();
             if chosen[index] {
                 let jobs = layer_jobs(session, block, settings, &config, &plan)?;
@@ -126,7 +139,8 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                     inputs: &quantized,
                     exact_inputs: &full,
                     targets: &targets,
-                    learn: rows.learn,
+                    learn: rows.learn * rows.branches,
+                    guidance,
                     importance: importance.as_ref().map(|blocks| &blocks[index]),
                 };
                 let job = BlockJob { block, layers: &jobs, reconstruction: &reconstruction };
@@ -144,7 +158,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             model_fingerprint: spec.fingerprint.clone(),
             rounder: rounder_identity,
             rows: rows.learn,
-            held_out_rows: rows.all.len() - rows.learn,
+            held_out_rows: rows.count - rows.learn,
             block_metrics: metrics,
         };
         write_json(&run.weights_config(), &document)?;
@@ -171,18 +185,15 @@ pub(super) fn load_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) 
     Ok(config)
 }
 
+/// What a cache holds is part of what the weights depend on; where it lies is not.
+fn cache_hash(folder: &Path) -> Result<String> {
+    file_hash(&folder.join("metadata.json"))
+}
+
 fn chosen_blocks(spec: &ModelSpec, settings: &RoundSettings) -> Result<Vec<bool>> {
     let Some(blocks) = &settings.blocks else { return Ok(vec![true; spec.blocks.len()]) };
-    let mut chosen = vec![false; spec.blocks.len()];
-    for block in blocks {
-        let Some(index) = spec.block_index(block) else {
-            let known: Vec<&str> = spec.blocks.iter().map(|b| b.id.as_str()).collect();
-            let reason = format!("the model has no block `{block}`; its blocks are {}", known.join(", "));
-            return Err(Error::settings("round", reason));
-        };
-        chosen[index] = true;
-    }
-    Ok(chosen)
+    let blocks = chosen(spec, blocks)?;
+    Ok((0..spec.blocks.len()).map(|b| blocks.contains(&b)).collect())
 }
 
 fn layer_jobs(
@@ -223,7 +234,8 @@ fn round_block(
     progress.begin(&format!("round {name}"), rounder.iterations());
     let start = Instant::now();
     // Blocks must not share a random stream, and a resumed block must have the stream it would have had.
-    let context = Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
+    let context =
+        Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
     check(settings, job, &rounded)?;
     let learned = job.layers.iter().zip(&rounded.layers).map(|(job, layer)| layer.quantized(&job.input));
@@ -274,144 +286,4 @@ fn check(settings: &RoundSettings, job: &BlockJob<'_>, rounded: &RoundedBlock) -
         rounded.validate(&layer.spec, layer.input.steps()).map_err(|e| Error::settings(owner(), e))?;
     }
     Ok(())
-}
-
-fn write_block(run: &RunFolder, job: &BlockJob<'_>, rounded: &RoundedBlock) -> Result<()> {
-    write_npz(&run.block_weights(&job.block.id), |npz| {
-        for (layer, rounded) in job.layers.iter().zip(&rounded.layers) {
-            let layout = rounded.grid.layout(rounded.shape)?;
-            let name = |field: &str| format!("{}__{field}", layer.spec.id.array_prefix());
-            let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
-            npz.add(&name("weight_int"), &rounded.shape, &rounded.weight_int)?;
-            npz.add(&name("scale"), &groups, &rounded.scale)?;
-            if !rounded.grid.symmetric {
-                npz.add(&name("zero_point"), &groups, &rounded.zero_point)?;
-            }
-            let Some(learned) = &rounded.learned else { continue };
-            let ([outputs, inputs], steps) = (rounded.shape, learned.scale.len());
-            npz.add(&name("a_scale"), &[steps], &learned.scale)?;
-            for (field, values, shape) in [
-                ("a_shift", &learned.shift, vec![steps, inputs]),
-                ("multiplier", &learned.multiplier, vec![inputs]),
-                ("bias", &learned.bias, vec![steps, outputs]),
-            ] {
-                if !values.is_empty() {
-                    npz.add(&name(field), &shape, values)?;
-                }
-            }
-        }
-        Ok(())
-    })
-}
-
-/// The layers of finished blocks.
-pub(super) fn load_blocks<'a>(
-    run: &RunFolder,
-    plan: &ActivationPlan,
-    blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
-) -> Result<QuantizedLayers> {
-    let mut layers = QuantizedLayers::new();
-    for (block, metrics) in blocks {
-        let path = run.block_weights(&block.id);
-        let npz = Npz::open(&path)?;
-        for layer in &block.layers {
-            let Some(&grid) = metrics.layers.get(&layer.id) else { continue };
-            let name = |field: &str| format!("{}__{field}", layer.id.array_prefix());
-            let shape = [layer.out_features, layer.in_features];
-            let layout = grid.layout(shape)?;
-            let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
-            let steps = plan.timesteps.len();
-            let optional = |field: &str, shape: &[usize]| match npz.contains(&name(field)) {
-                true => npz.vec(&name(field), shape),
-                false => Ok(Vec::new()),
-            };
-            let learned = match npz.contains(&name("a_scale")) {
-                true => Some(LearnedInput {
-                    scale: npz.vec(&name("a_scale"), &[steps])?,
-                    shift: optional("a_shift", &[steps, layer.in_features])?,
-                    multiplier: optional("multiplier", &[layer.in_features])?,
-                    bias: optional("bias", &[steps, layer.out_features])?,
-                }),
-                false => None,
-            };
-            let rounded = RoundedLayer {
-                grid,
-                shape,
-                weight_int: npz.vec(&name("weight_int"), &shape)?,
-                scale: npz.vec(&name("scale"), &groups)?,
-                zero_point: if grid.symmetric {
-                    vec![0; layout.groups]
-                } else {
-                    npz.vec(&name("zero_point"), &groups)?
-                },
-                learned,
-            };
-            rounded.validate(layer, steps).map_err(|e| Error::malformed("block of weights", &path, e))?;
-            layers.insert(layer.id.clone(), rounded.quantized(plan.input(&layer.id)?)?);
-        }
-    }
-    Ok(layers)
-}
-
-/// The calibration rows: learned ones first.
-struct Rows {
-    /// (image, step, whether it is the prompt's row and not the unconditional one).
-    all: Vec<(usize, usize, bool)>,
-    learn: usize,
-}
-
-impl Rows {
-    fn choose(set: &SampleSet, settings: &RoundSettings, seed: u64) -> Result<Self> {
-        for (name, n) in [("rows", settings.rows), ("held_out_rows", settings.held_out_rows)] {
-            if n == 0 {
-                return Err(Error::settings("round", format!("{name} must be at least 1, not 0")));
-            }
-        }
-        let images = set.manifest.n_completed;
-        // With a single image there is nothing to hold out but other steps of it.
-        let held_images = if images > 1 { images.div_ceil(8) } else { 0 };
-        let branches: &[bool] = if set.manifest.cfg_scale > 0.0 { &[true, false] } else { &[true] };
-        let pairs = |images: std::ops::Range<usize>| -> Vec<(usize, usize, bool)> {
-            let steps = &set.manifest.kept_steps;
-            images
-                .flat_map(|i| steps.iter().flat_map(move |&s| branches.iter().map(move |&b| (i, s, b))))
-                .collect()
-        };
-        let mut rng = Rng::stream(seed, "rows");
-        let mut learn = pairs(0..images - held_images);
-        rng.shuffle(&mut learn);
-        let mut held = if held_images > 0 {
-            let mut held = pairs(images - held_images..images);
-            rng.shuffle(&mut held);
-            held
-        } else {
-            let n = settings.held_out_rows.min(learn.len() / 4).max(1).min(learn.len());
-            learn.split_off(learn.len() - n)
-        };
-        if learn.is_empty() {
-            return Err(Error::settings("round", "there are too few calibration samples to learn from"));
-        }
-        learn.truncate(settings.rows);
-        held.truncate(settings.held_out_rows);
-        let count = learn.len();
-        learn.extend(held);
-        Ok(Self { all: learn, learn: count })
-    }
-
-    /// What the first block sees of these rows.
-    fn embed(&self, session: &Session, set: &SampleSet) -> Result<Boundary> {
-        let encoded = session.encode(&set.prompts())?;
-        let mut parts = Vec::new();
-        for rows in self.all.chunks(64) {
-            let pairs: Vec<_> = rows.iter().map(|&(image, step, _)| (image, step)).collect();
-            let x = set.latents(&pairs)?;
-            let timesteps: Vec<f32> = rows.iter().map(|&(_, step, _)| set.timestep(step)).collect();
-            let conditioning = encoded
-                .rows(&rows.iter().map(|&(image, _, prompt)| prompt.then_some(image)).collect::<Vec<_>>())?;
-            let io = session.model.embed(&x, &timesteps, &conditioning)?;
-            mlx_rs::transforms::eval([&io.hidden, &io.temb].into_iter().chain(&io.context))?;
-            parts.push(io);
-        }
-        Boundary::concat(&parts)
-    }
 }
