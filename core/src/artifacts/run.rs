@@ -176,6 +176,11 @@ impl RunFolder {
         self.root.join("stages").join(format!("{stage}.cost.json"))
     }
 
+    /// What rounding a block took.
+    pub fn block_cost(&self, block: &BlockId) -> PathBuf {
+        self.block_record(block).with_extension("cost.json")
+    }
+
     /// How a block came out; it is there once the block is done.
     pub fn block_record(&self, block: &BlockId) -> PathBuf {
         self.block_weights(block).with_extension("json")

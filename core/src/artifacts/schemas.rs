@@ -6,13 +6,14 @@ use taq_policy::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 use super::choice::SessionChoice;
 use super::stage::StageRecord;
 use crate::manifest::Pipeline;
-use crate::pipeline::{BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, WeightsConfig};
+use crate::pipeline::{BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, WeightsConfig};
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
 
 /// Name and schema of every document, sorted by name.
 pub fn schemas() -> Vec<(&'static str, Schema)> {
     let mut all = vec![
+        ("block_cost", schema_for!(BlockCost)),
         ("block_record", schema_for!(BlockMetrics)),
         ("cache_metadata", schema_for!(CacheMetadata)),
         ("layer_statistics", schema_for!(StatisticsIndex)),

@@ -29,7 +29,7 @@ pub use observe::observe;
 pub use prompts::load_prompts;
 pub use quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 pub use report::{ImageScore, Report, VariantReport};
-pub use round::{BlockMetrics, WeightsConfig, round};
+pub use round::{BlockCost, BlockMetrics, WeightsConfig, round};
 pub use run::{STAGES, run};
 pub use samples::{ImageRecord, RunManifest, Sample, SampleSet};
 pub use session::{Encoded, Outcome, Session};

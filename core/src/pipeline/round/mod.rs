@@ -9,7 +9,6 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use serde_json::json;
 
 use super::cache::chosen;
 use super::importance::Importance;
+use super::meter::Meter;
 use super::quantized::{ActivationPlan, QuantizedLayers};
 use super::reconstruction::{BlockReconstruction, Guided};
 use super::session::{measured, parts};
@@ -50,6 +50,16 @@ pub struct BlockMetrics {
     pub loss_history_stride100: Vec<f32>,
 }
 
+/// What rounding one block took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlockCost {
+    /// Wall time of learning, judging included.
+    pub seconds: f64,
+    /// Peak resident memory of the process meanwhile.
+    pub peak_memory_bytes: usize,
+}
+
 /// `quantized_weights/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +78,8 @@ pub struct WeightsConfig {
     pub held_out_rows: usize,
     /// The blocks.
     pub block_metrics: Vec<BlockMetrics>,
+    /// What each block took; all that differs between two runs of the same settings.
+    pub costs: BTreeMap<BlockId, BlockCost>,
 }
 
 impl Document for WeightsConfig {
@@ -159,6 +171,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             rounder: rounder_identity,
             rows: rows.learn,
             held_out_rows: rows.count - rows.learn,
+            costs: metrics.iter().map(|m| cost(run, &m.block_name)).collect::<Result<_>>()?,
             block_metrics: metrics,
         };
         write_json(&run.weights_config(), &document)?;
@@ -183,6 +196,10 @@ pub(super) fn load_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) 
         return Err(Error::Stale { path, reason: "the plan is for another model".into() });
     }
     Ok(config)
+}
+
+fn cost(run: &RunFolder, block: &BlockId) -> Result<(BlockId, BlockCost)> {
+    Ok((block.clone(), read_json(&run.block_cost(block), "cost of a block")?))
 }
 
 /// What a cache holds is part of what the weights depend on; where it lies is not.
@@ -232,7 +249,7 @@ fn round_block(
         return read_json(&record, "block record");
     }
     progress.begin(&format!("round {name}"), rounder.iterations());
-    let start = Instant::now();
+    let meter = Meter::start();
     // Blocks must not share a random stream, and a resumed block must have the stream it would have had.
     let context =
         Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
@@ -247,14 +264,11 @@ fn round_block(
         final_loss: job.reconstruction.held_out_loss(&learned)?,
         loss_history_stride100: rounded.losses.clone(),
     };
-    tracing::info!(
-        "{}: held-out error {:.3e}, nearest {:.3e}, {:.1} s",
-        job.block.id,
-        metrics.final_loss,
-        metrics.nearest_loss,
-        start.elapsed().as_secs_f64()
-    );
+    let (seconds, peak_memory_bytes) = meter.stop();
+    let (block, ours, nearest) = (&job.block.id, metrics.final_loss, metrics.nearest_loss);
+    tracing::info!("{block}: held-out error {ours:.3e}, nearest {nearest:.3e}, {seconds:.1} s");
     write_block(&session.run, job, &rounded)?;
+    write_json(&session.run.block_cost(block), &BlockCost { seconds, peak_memory_bytes })?;
     write_json(&record, &metrics)?;
     progress.end();
     Ok(metrics)
