@@ -51,5 +51,8 @@ pub use rounder::{
 pub use sampler::{Sampler, Schedule, StepAt};
 pub use tap::{Identity, LinearCall, Tap};
 
+// For the tests of bit policies: requests with plausible statistics, and a harness.
+pub use taq_policy::testing;
+
 // For `register!` and for plugin authors: the crates whose types stand in this crate's signatures.
 pub use {inventory, mlx_rs, schemars, serde, serde_json};

@@ -4,6 +4,8 @@
 //! `timestep_stats/step_{k}.npz` holds the per-channel vectors and histograms and
 //! `timestep_stats/step_{k}_index.json` a [`StepIndex`] with the scalars.
 
+mod quantile;
+
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
@@ -11,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::LayerId;
+pub use quantile::{quantile, quantile_f64};
 
 /// The `format` of [`StatisticsIndex`].
 pub const STATISTICS_FORMAT: &str = "per_timestep_npz_v2";
@@ -109,6 +112,12 @@ impl LayerStats {
     pub fn absmax(&self) -> f32 {
         self.tensor_min.abs().max(self.tensor_max.abs())
     }
+
+    /// Largest magnitude of each channel, max(|`avg_min`|, |`avg_max`|): for `avg-minmax` an average over
+    /// batches.
+    pub fn channel_absmax(&self) -> Vec<f32> {
+        self.avg_min.iter().zip(&self.avg_max).map(|(low, high)| low.abs().max(high.abs())).collect()
+    }
 }
 
 /// Scalars of one layer at one timestep, as in `step_{k}_index.json`.
@@ -125,6 +134,12 @@ pub struct LayerScalars {
     pub tensor_max: f32,
     /// Share of channels whose range is over 5 times the median channel's.
     pub spike_fraction: f32,
+    /// Median over the channels of [`LayerStats::channel_absmax`].
+    pub channel_p50: f32,
+    /// 99 % quantile over the channels of the same, linear between neighbours ([`quantile`]).
+    pub channel_p99: f32,
+    /// Largest of the same; at most `tensor_absmax`, for that is no average over batches.
+    pub channel_max: f32,
     /// Whether the npz has `{prefix}__shift`.
     pub has_shift: bool,
     /// Whether the npz has `{prefix}__hist_counts` and `{prefix}__hist_edges`.

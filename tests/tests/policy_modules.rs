@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use taq_core::wasm::{WasmPolicy, limits};
-use taq_core::{LayerSpec, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, Role, Stream, Timestep};
+use taq_core::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, Role, testing};
 use taq_tests::paths;
 use wasmparser::{Parser, Payload, TypeRef};
 
@@ -163,21 +163,12 @@ fn the_abi_page_is_right() {
 
 /// Layers and timesteps, without statistics. One id has what JSON escapes.
 fn request() -> PolicyRequest {
-    let layer = |id: &str, role| LayerSpec {
-        id: id.into(),
-        block: "mm0".into(),
-        stream: Stream::Image,
-        role,
-        in_features: 8,
-        out_features: 8,
-        post_gelu: role == Role::Fc2,
-    };
     let layers = vec![
-        layer("mm0.img.attn.q_proj", Role::Q),
-        layer("mm0.\"]}\\.fc1 é", Role::Fc1),
-        layer("mm0.img.mlp.fc2", Role::Fc2),
+        testing::layer("mm0.img.attn.q_proj", Role::Q, 8, 8),
+        testing::layer("mm0.\"]}\\.fc1 é", Role::Fc1, 8, 8),
+        testing::layer("mm0.img.mlp.fc2", Role::Fc2, 8, 8),
     ];
-    let timesteps = (0..9).map(|step| Timestep { step, sigma: 1.0 - step as f32 / 9.0 }).collect();
+    let timesteps = testing::timesteps(9);
     PolicyRequest::new("a \"model\": [{", layers, timesteps)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use taq_core::registry::{Kind, Registry};
-use taq_core::{BlockId, LayerSpec, PolicyRequest, Role, Stream, Timestep};
+use taq_core::{PolicyRequest, Role, Timestep, testing};
 use taq_tests::paths::repository;
 
 #[allow(dead_code, reason = "its `main` is for the host that it builds")]
@@ -27,16 +27,8 @@ fn the_example_keeps_keys_at_eight_bits() {
         plugins.find(Kind::Policy, "careful-keys").unwrap().summary,
         "Eight-bit keys, four bits elsewhere."
     );
-    let layer = |name: &str, role| LayerSpec {
-        id: name.into(),
-        block: BlockId::from("mm0"),
-        stream: Stream::Image,
-        role,
-        in_features: 4,
-        out_features: 4,
-        post_gelu: false,
-    };
-    let layers = vec![layer("mm0.img.attn.q_proj", Role::Q), layer("mm0.img.attn.k_proj", Role::K)];
+    let layers = [("mm0.img.attn.q_proj", Role::Q), ("mm0.img.attn.k_proj", Role::K)];
+    let layers = layers.map(|(id, role)| testing::layer(id, role, 4, 4)).to_vec();
     let request = PolicyRequest::new("a model", layers, vec![Timestep { step: 0, sigma: 1.0 }]);
     let plan = plugins.policy("careful-keys", &json!({})).unwrap().assign(&request).unwrap();
     let bits: Vec<u8> = plan.layers.iter().map(|l| l.weight_bits).collect();

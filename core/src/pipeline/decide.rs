@@ -1,6 +1,7 @@
 //! `decide`: a bit policy turns statistics into a plan; the host checks the plan and fills in the numbers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::session::{measured, parts};
 use super::{Outcome, Session};
@@ -85,9 +86,19 @@ fn statistics(session: &Session) -> Result<StatisticsIndex> {
 }
 
 fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
-    let read =
-        |&step: &usize| Ok((step, read_json::<StepIndex>(&session.run.step_index(step), "step index")?));
-    index.step_keys.iter().map(read).collect()
+    index.step_keys.iter().map(|&step| Ok((step, step_index(&session.run.step_index(step))?))).collect()
+}
+
+/// One step's scalars.
+fn step_index(path: &Path) -> Result<StepIndex> {
+    read_json(path, "step index").map_err(|error| match error {
+        // Only another version of taq leaves a field out.
+        Error::Malformed { reason, .. } if reason.starts_with("missing field") => Error::settings(
+            "statistics",
+            format!("`{}` is of an older version: {reason}; run `taq observe --force`", path.display()),
+        ),
+        other => other,
+    })
 }
 
 /// The document that a policy reads.
@@ -143,6 +154,9 @@ fn columns(id: crate::LayerId, seen: &[&LayerScalars]) -> LayerColumns {
         shifted_absmax: column(&|s| s.shifted_absmax),
         outlier_ratio: column(&|s| Some(if p99(s) > 0.0 { s.tensor_absmax / p99(s) } else { 1.0 })),
         spike_fraction: column(&|s| Some(s.spike_fraction)),
+        channel_p50: column(&|s| Some(s.channel_p50)),
+        channel_p99: column(&|s| Some(s.channel_p99)),
+        channel_max: column(&|s| Some(s.channel_max)),
         batches: seen.iter().map(|s| s.n_batches).collect(),
         channel_absmax: Vec::new(),
     }
@@ -164,40 +178,18 @@ fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a plan that does not answer the request: the same layers, the right lengths, allowed bits.
+/// Refuses a plan that does not answer the request ([`PolicyPlan::check`]) or that this version cannot execute.
 ///
 /// # Errors
 /// [`Error::Plan`] names the layer and the field.
 pub fn check_plan(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
     let refuse = |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason });
-    if plan.format != taq_policy::PLAN_FORMAT {
-        return refuse(format!("format is `{}`, expected `{}`", plan.format, taq_policy::PLAN_FORMAT));
+    if let Err(error) = plan.check(request) {
+        return refuse(error.to_string());
     }
-    if plan.layers.len() != request.layers.len() {
-        return refuse(format!("it has {} layers, the request {}", plan.layers.len(), request.layers.len()));
-    }
-    let steps = request.timesteps.len();
-    for (layer, spec) in plan.layers.iter().zip(&request.layers) {
-        let id = &spec.id;
-        if layer.id != *id {
-            return refuse(format!("expected layer {id} in this place, found {}", layer.id));
-        }
-        if !request.weight_bits.contains(&layer.weight_bits) {
-            let allowed = &request.weight_bits;
-            return refuse(format!("{id}: weight_bits is {}, allowed are {allowed:?}", layer.weight_bits));
-        }
-        if layer.activation_bits.len() != steps {
-            let found = layer.activation_bits.len();
-            return refuse(format!("{id}: activation_bits has {found} entries for {steps} timesteps"));
-        }
-        if let Some(bits) = layer.activation_bits.iter().find(|b| !request.activation_bits.contains(b)) {
-            let allowed = &request.activation_bits;
-            return refuse(format!("{id}: activation_bits has {bits}, allowed are {allowed:?}"));
-        }
-        if layer.shift && !spec.post_gelu {
-            return refuse(format!("{id}: shift is for post-GELU layers"));
-        }
+    for layer in &plan.layers {
         if let Some(alpha) = layer.smoothquant_alpha {
+            let id = &layer.id;
             return refuse(format!("{id}: smoothquant_alpha is {alpha}, which this version cannot execute"));
         }
     }
@@ -274,21 +266,12 @@ fn summarise(spec: &ModelSpec, plan: &PolicyPlan, weight_bits: &BTreeMap<crate::
 
 #[cfg(test)]
 mod tests {
-    use taq_policy::{LayerSpec, Role, Stream};
+    use taq_policy::{Role, testing};
 
     use super::*;
 
     fn request_of_one() -> PolicyRequest {
-        let layer = LayerSpec {
-            id: "mm0.img.attn.q_proj".into(),
-            block: "mm0".into(),
-            stream: Stream::Image,
-            role: Role::Q,
-            in_features: 4,
-            out_features: 4,
-            post_gelu: false,
-        };
-        PolicyRequest::new("toy", vec![layer], vec![Timestep { step: 0, sigma: 1.0 }])
+        testing::request(vec![testing::layer("mm0.img.attn.q_proj", Role::Q, 4, 4)], 1)
     }
 
     fn refusal(change: impl Fn(&mut LayerPlan)) -> String {
@@ -321,6 +304,25 @@ mod tests {
         for (change, message) in cases {
             assert_eq!(refusal(change), format!("{start}{message}"));
         }
+    }
+
+    #[test]
+    fn scalars_of_an_older_version_name_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step_0_index.json");
+        let mut index = serde_json::to_value(BTreeMap::from([("a", LayerScalars::default())])).unwrap();
+        let read = |index: &serde_json::Value| {
+            write_json(&path, index).unwrap();
+            step_index(&path).map(|index| index.0.len()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(&index), Ok(1));
+        index["a"].as_object_mut().unwrap().remove("channel_p50");
+        let message = read(&index).unwrap_err();
+        assert!(message.contains("missing field `channel_p50`"), "{message}");
+        assert!(message.ends_with("run `taq observe --force`"), "{message}");
+        index["a"]["more"] = 1.into();
+        let message = read(&index).unwrap_err();
+        assert!(message.contains("unknown field `more`") && !message.contains("--force"), "{message}");
     }
 
     #[test]

@@ -15,12 +15,15 @@ use crate::artifacts::{StageState, read_json, write_json, write_npz};
 use crate::manifest::ObserveSettings;
 use crate::registry::Kind;
 use crate::stats::{
-    LayerScalars, LayerStats, STATISTICS_FORMAT, StatisticsIndex, StatisticsMetadata, StepIndex,
+    LayerScalars, LayerStats, STATISTICS_FORMAT, StatisticsIndex, StatisticsMetadata, StepIndex, quantile,
 };
 use crate::{Error, LayerId, LayerSpec, LinearCall, ObservationPoint, Observer, Result, Tap};
 
 /// The ancestor's names for parts of the schedule.
 const BUCKETS: [(&str, [f32; 2]); 3] = [("early", [0.7, 1.0]), ("mid", [0.3, 0.7]), ("late", [0.0, 0.3])];
+
+/// Counted up when the step indexes get other scalars, so that a run folder never holds both kinds.
+const SCALARS: u32 = 2;
 
 /// Runs the stage.
 pub fn observe(session: &Session, settings: &ObserveSettings) -> Result<Outcome> {
@@ -44,6 +47,7 @@ pub fn observe(session: &Session, settings: &ObserveSettings) -> Result<Outcome>
             ("observer", session.identity(Kind::Observer, &settings.observer)?),
             ("images", json!(images)),
             ("batch_size", json!(settings.batch_size)),
+            ("scalars", json!(SCALARS)),
         ]);
         let outputs = [run.layer_statistics(), run.timestep_stats()];
         let state = run.begin_stage("observe", &parts, &outputs, session.force)?;
@@ -177,16 +181,21 @@ fn write_step(session: &Session, step: usize, stats: BTreeMap<LayerId, LayerStat
 }
 
 fn scalars(stats: &LayerStats) -> LayerScalars {
-    let quantile = |q| stats.histogram.as_ref().and_then(|h| h.quantile(q));
+    let value = |q| stats.histogram.as_ref().and_then(|h| h.quantile(q));
     let magnitude = |q| stats.histogram.as_ref().and_then(|h| h.magnitude_quantile(q));
     let shift = stats.shift.as_deref();
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f32, |a, v| a.max(v.abs()));
+    let channels = stats.channel_absmax();
+    let over_channels = |q| quantile(&channels, q).unwrap_or(0.0);
     LayerScalars {
         n_batches: stats.batches,
         tensor_absmax: stats.absmax(),
         tensor_min: stats.tensor_min,
         tensor_max: stats.tensor_max,
         spike_fraction: spike_fraction(stats),
+        channel_p50: over_channels(0.5),
+        channel_p99: over_channels(0.99),
+        channel_max: over_channels(1.0),
         has_shift: shift.is_some(),
         has_hist: stats.histogram.is_some(),
         shift_absmax: shift.map(|s| largest(&mut s.iter().copied())),
@@ -198,8 +207,8 @@ fn scalars(stats: &LayerStats) -> LayerScalars {
         hist_p999: magnitude(0.999),
         hist_p99: magnitude(0.99),
         hist_p50: magnitude(0.5),
-        hist_p01: quantile(0.01),
-        hist_p001: quantile(0.001),
+        hist_p01: value(0.01),
+        hist_p001: value(0.001),
     }
 }
 
@@ -237,4 +246,27 @@ fn write_index(session: &Session, settings: &ObserveSettings, set: &SampleSet, i
         },
     };
     write_json(&session.run.layer_statistics(), &index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_over_channels_are_those_of_numpy() {
+        let stats = LayerStats {
+            avg_min: vec![-1.0, -0.25, 0.0, -7.5, -0.5, -1.25],
+            avg_max: vec![0.5, 0.75, 0.0, 2.0, 2.5, 1.0],
+            tensor_min: -9.0,
+            tensor_max: 3.0,
+            batches: 2,
+            ..LayerStats::default()
+        };
+        let found = scalars(&stats);
+        // numpy.quantile of maximum(|avg_min|, |avg_max|) = [1, 0.75, 0, 7.5, 2.5, 1.25], numpy 2.4.6.
+        assert_eq!((found.channel_p50, found.channel_p99, found.channel_max), (1.125, 7.25, 7.5));
+        assert_eq!((found.tensor_absmax, found.n_batches, found.hist_p50), (9.0, 2, None));
+        // Ranges [1.5, 1, 0, 9.5, 3, 2.25], the median counted from above 2.25: none is over 11.25.
+        assert_eq!(found.spike_fraction, 0.0);
+    }
 }

@@ -124,20 +124,12 @@ register!(
 
 #[cfg(test)]
 mod tests {
-    use taq_core::{LayerSpec, Role, Stream};
+    use taq_core::{LayerSpec, Role, testing};
 
     use super::*;
 
     fn layer(post_gelu: bool) -> LayerSpec {
-        LayerSpec {
-            id: "mm0.img.mlp.fc2".into(),
-            block: "mm0".into(),
-            stream: Stream::Image,
-            role: Role::Fc2,
-            in_features: 2,
-            out_features: 2,
-            post_gelu,
-        }
+        testing::layer("mm0.img.mlp.fc2", if post_gelu { Role::Fc2 } else { Role::Fc1 }, 2, 2)
     }
 
     fn stats_of(batches: &[&[f32]], post_gelu: bool) -> LayerStats {

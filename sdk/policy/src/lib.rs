@@ -23,6 +23,7 @@ mod info;
 mod layer;
 mod plan;
 mod request;
+pub mod testing;
 
 pub use info::{INFO_FORMAT, PolicyError, PolicyInfo};
 pub use layer::{BlockId, LayerId, LayerSpec, Role, Stream};

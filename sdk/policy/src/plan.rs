@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::LayerId;
+use crate::{LayerId, PolicyError, PolicyRequest};
 
 /// The `format` of a [`PolicyPlan`].
 pub const PLAN_FORMAT: &str = "taq.policy_plan.v1";
@@ -76,5 +76,45 @@ impl PolicyPlan {
     /// A plan in the current format.
     pub fn new(layers: Vec<LayerPlan>) -> Self {
         Self { format: PLAN_FORMAT.to_owned(), layers }
+    }
+    /// Whether the plan answers the request: the same layers in the same order, the right lengths, allowed bits.
+    ///
+    /// # Errors
+    /// The first layer and field that do not, and what was expected.
+    pub fn check(&self, request: &PolicyRequest) -> Result<(), PolicyError> {
+        let refuse = |reason: String| Err(PolicyError::new(reason));
+        if self.format != PLAN_FORMAT {
+            return refuse(format!("format is `{}`, expected `{PLAN_FORMAT}`", self.format));
+        }
+        let (found, layers) = (self.layers.len(), request.layers.len());
+        if found != layers {
+            return refuse(format!("it has {found} layers, the request {layers}"));
+        }
+        let steps = request.timesteps.len();
+        for (layer, spec) in self.layers.iter().zip(&request.layers) {
+            let id = &spec.id;
+            if layer.id != *id {
+                return refuse(format!("expected layer {id} in this place, found {}", layer.id));
+            }
+            if !request.weight_bits.contains(&layer.weight_bits) {
+                let allowed = &request.weight_bits;
+                return refuse(format!(
+                    "{id}: weight_bits is {}, allowed are {allowed:?}",
+                    layer.weight_bits
+                ));
+            }
+            if layer.activation_bits.len() != steps {
+                let found = layer.activation_bits.len();
+                return refuse(format!("{id}: activation_bits has {found} entries for {steps} timesteps"));
+            }
+            if let Some(bits) = layer.activation_bits.iter().find(|b| !request.activation_bits.contains(b)) {
+                let allowed = &request.activation_bits;
+                return refuse(format!("{id}: activation_bits has {bits}, allowed are {allowed:?}"));
+            }
+            if layer.shift && !spec.post_gelu {
+                return refuse(format!("{id}: shift is for post-GELU layers"));
+            }
+        }
+        Ok(())
     }
 }

@@ -52,6 +52,13 @@ pub struct LayerColumns {
     pub outlier_ratio: Vec<f32>,
     /// Share of channels whose range is over 5 times the median channel's.
     pub spike_fraction: Vec<f32>,
+    /// Median over the channels of the largest magnitude of each, which is an average over batches as in
+    /// `channel_absmax`.
+    pub channel_p50: Vec<f32>,
+    /// 99 % quantile over the channels of the same, linear between neighbours.
+    pub channel_p99: Vec<f32>,
+    /// Largest of the same; at most `absmax`, for that is no average over batches.
+    pub channel_max: Vec<f32>,
     /// Batches behind each entry.
     pub batches: Vec<u64>,
     /// Largest magnitude of every channel, averaged over batches, one row per timestep; empty unless [`PolicyInfo::per_channel`] asks.
@@ -83,6 +90,9 @@ impl LayerColumns {
             ("shifted_absmax", self.shifted_absmax.len(), true),
             ("outlier_ratio", self.outlier_ratio.len(), false),
             ("spike_fraction", self.spike_fraction.len(), false),
+            ("channel_p50", self.channel_p50.len(), false),
+            ("channel_p99", self.channel_p99.len(), false),
+            ("channel_max", self.channel_max.len(), false),
             ("batches", self.batches.len(), false),
         ];
         match columns.into_iter().find(|&(_, found, optional)| found != steps && !(optional && found == 0)) {
@@ -106,7 +116,10 @@ pub struct Sensitivity {
     pub bits: u8,
     /// Whether its weight (true) or its input (false) was quantized.
     pub weight: bool,
-    /// Relative error of the model's output.
+    /// Mean squared error of the model's output against full precision, divided by the mean square of the
+    /// full-precision output: 0.01 is −20 dB. The output is the guided prediction that the sampler takes, the
+    /// means go over all of its elements, the calibration images and the timesteps. Squared, so that the errors
+    /// of several layers add up where they are independent.
     pub error: f32,
 }
 

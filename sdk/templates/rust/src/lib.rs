@@ -69,33 +69,30 @@ export_policy!(info, assign);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use taq_policy::{LayerSpec, Role, Stream, Timestep};
+    use taq_policy::testing;
 
+    /// A small SD3: two blocks of width 64, four timesteps. `testing::read_request` takes what
+    /// `taq policy request` prints of a run of yours.
     fn request() -> PolicyRequest {
-        let layer = LayerSpec {
-            id: "mm0.img.mlp.fc2".into(),
-            block: "mm0".into(),
-            stream: Stream::Image,
-            role: Role::Fc2,
-            in_features: 8,
-            out_features: 4,
-            post_gelu: true,
-        };
-        let timesteps = (0..4).map(|step| Timestep { step, sigma: 1.0 - step as f32 / 4.0 }).collect();
-        PolicyRequest::new("toy", vec![layer], timesteps)
+        testing::sd3_request(2, 64, 4)
     }
 
     #[test]
     fn the_last_quarter_gets_eight_bits() {
-        let plan = assign(&request()).unwrap();
-        assert_eq!(plan.layers[0].activation_bits, [6, 6, 6, 8]);
-        assert!(plan.layers[0].shift);
+        // Also checks the plan as taq does, and that the policy answers the same twice and through JSON.
+        let plan = testing::run(&request(), assign).unwrap();
+        for (layer, spec) in plan.layers.iter().zip(&request().layers) {
+            assert_eq!(layer.activation_bits, [6, 6, 6, 8]);
+            assert_eq!(layer.shift, spec.post_gelu);
+        }
     }
 
     #[test]
     fn settings_are_checked() {
-        let mut request = request();
-        request.settings.insert("late".into(), json!(2));
-        assert_eq!(assign(&request).unwrap_err().to_string(), "settings: late must be 0 to 1, not 2");
+        let request = testing::with_settings(request(), &json!({ "late": 2 }));
+        assert_eq!(
+            testing::run(&request, assign).unwrap_err().to_string(),
+            "settings: late must be 0 to 1, not 2"
+        );
     }
 }
