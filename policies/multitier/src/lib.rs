@@ -5,15 +5,16 @@
 //! its levels, so the tier follows from the range: what reaches far needs more levels. Two corrections
 //! follow.
 //!
-//! - *Guard.* Where the 99 % quantile of the magnitudes is many times their median, the grid's levels are
-//!   spent on few values: one tier up. Not for what comes out of GELU, whose median is next to zero by
-//!   nature.
+//! - *Guard.* Where the channels' largest magnitudes differ much, their 99 % quantile being many times their
+//!   median, most channels use few of the grid's levels: one tier up. Not for what comes out of GELU, where
+//!   many channels are next to zero by nature.
 //! - *SmoothQuant* (arXiv 2211.10438), off by default. Where few channels stand out far, their magnitude can
 //!   move into the weights: one tier down. As in the ancestor the first timestep says which layers these are.
 //!
-//! Three things differ from the ancestor: shifted layers are judged by what is left after the shift (it took
-//! the range before); the guard, which it computed but did not use, acts; and SmoothQuant lowers every
-//! timestep that shows the spike, not only the first one.
+//! Four things differ from the ancestor. Shifted layers are judged by what is left after the shift (it took the
+//! range before). The guard, which it computed but did not use, acts. SmoothQuant lowers every timestep that
+//! shows the spike, not only the first one. And “few channels” counts those that stand out; the ancestor counted
+//! the channels above the 99 % quantile, which are one in a hundred whatever the layer.
 
 mod rules;
 mod settings;
@@ -67,7 +68,10 @@ fn plan(
     let mut reasons = Vec::new();
     let steps = decisions.len();
     if raised > 0 {
-        reasons.push(format!("{raised} of {steps} timesteps one tier up: p99/p50 above {}", s.outlier_ratio));
+        reasons.push(format!(
+            "{raised} of {steps} timesteps one tier up: p99/p50 over channels above {}",
+            s.outlier_ratio
+        ));
     }
     if rules.smooth() {
         reasons.push(format!("SmoothQuant, {lowered} of {steps} timesteps one tier down"));

@@ -76,18 +76,18 @@ impl<'a> Rules<'a> {
         Decision { tier: guarded - usize::from(lowered), raised, lowered }
     }
 
-    /// The guard. A layer whose median is 0 says nothing.
+    /// The guard. A layer whose median channel is 0 says nothing.
     fn uneven(&self, at: usize) -> bool {
-        let (p50, p99) = (self.columns.p50[at], self.columns.p99[at]);
+        let (p50, p99) = (self.columns.channel_p50[at], self.columns.channel_p99[at]);
         !self.post_gelu && p50 > 0.0 && p99 > self.settings.outlier_ratio * p50
     }
 
     /// Few channels that reach far. Post-GELU layers have their shift instead.
     fn spiky(&self, at: usize) -> bool {
-        let fraction = self.columns.spike_fraction[at];
+        let (p99, max) = (self.columns.channel_p99[at], self.columns.channel_max[at]);
         !self.post_gelu
-            && fraction > 0.0
-            && fraction < self.settings.smoothquant_fraction
-            && self.columns.outlier_ratio[at] > self.settings.smoothquant_spike
+            && self.columns.spike_fraction[at] < self.settings.smoothquant_fraction
+            && p99 > 0.0
+            && max > self.settings.smoothquant_spike * p99
     }
 }

@@ -18,8 +18,8 @@ pub struct Settings {
     pub shifted_a4_threshold: f32,
     /// `a6_threshold` of shifted layers, for what is left after the shift.
     pub shifted_a6_threshold: f32,
-    /// The guard: where p99/p50 of the magnitudes is above this, the layer goes one tier up at that timestep,
-    /// unless it is post-GELU. Values that are normally distributed have 3.8.
+    /// The guard: where p99/p50 over the channels' largest magnitudes is above this, the layer goes one tier up
+    /// at that timestep, unless it is post-GELU. Channels that are all alike have 1.
     pub outlier_ratio: f32,
     /// The statistic that becomes the clipping range of activations, and that the thresholds are for. Shifted
     /// layers always take the largest magnitude.
@@ -32,9 +32,11 @@ pub struct Settings {
     /// SmoothQuant's migration strength: 0 leaves the activations as they are, 1 moves all outliers to the
     /// weights.
     pub smoothquant_alpha: f32,
-    /// SmoothQuant is for layers with spikes in less than this share of the channels.
+    /// SmoothQuant is for layers where less than this share of the channels has a range over 5 times the median
+    /// channel's.
     pub smoothquant_fraction: f32,
-    /// SmoothQuant is for layers whose largest magnitude is more than this many times the 99 % quantile.
+    /// SmoothQuant is for layers where the largest channel's magnitude is more than this many times the 99 %
+    /// quantile over channels.
     pub smoothquant_spike: f32,
 }
 

@@ -1,60 +1,38 @@
 use serde_json::json;
-use taq_policy::{LayerColumns, LayerSpec, PolicyRequest, Role, ScaleSource, Stream, Timestep};
+use taq_policy::testing::{self, with_settings};
+use taq_policy::{LayerColumns, PolicyRequest, Role, ScaleSource};
 
 use super::*;
 
 /// One layer and a timestep for each absmax, everything else calm.
 fn request(absmax: &[f32]) -> PolicyRequest {
-    let steps = absmax.len();
-    let layer = LayerSpec {
-        id: "mm0.img.attn.q_proj".into(),
-        block: "mm0".into(),
-        stream: Stream::Image,
-        role: Role::Q,
-        in_features: 64,
-        out_features: 64,
-        post_gelu: false,
-    };
-    let columns = LayerColumns {
-        id: layer.id.clone(),
-        absmax: absmax.to_vec(),
-        min: absmax.iter().map(|v| -v).collect(),
-        max: absmax.to_vec(),
-        p001: vec![-2.0; steps],
-        p01: vec![-1.5; steps],
-        p50: vec![1.0; steps],
-        p99: vec![2.0; steps],
-        p999: vec![2.5; steps],
-        outlier_ratio: vec![2.0; steps],
-        spike_fraction: vec![0.0; steps],
-        batches: vec![1; steps],
-        ..LayerColumns::default()
-    };
-    let timesteps =
-        (0..steps).map(|step| Timestep { step, sigma: 1.0 - step as f32 / steps as f32 }).collect();
-    PolicyRequest { statistics: vec![columns], ..PolicyRequest::new("toy", vec![layer], timesteps) }
+    of_one(Role::Q, absmax)
+}
+
+fn of_one(role: Role, absmax: &[f32]) -> PolicyRequest {
+    let mut request = testing::request(vec![testing::layer("mm0.img.l", role, 64, 64)], absmax.len());
+    request.statistics[0].absmax = absmax.to_vec();
+    request
 }
 
 /// The same, after GELU; `shifted` is what is left after the shift.
 fn after_gelu(absmax: &[f32], shifted: &[f32]) -> PolicyRequest {
-    let mut request = request(absmax);
-    request.layers[0].post_gelu = true;
+    let mut request = of_one(Role::Fc2, absmax);
     request.statistics[0].shifted_absmax = shifted.to_vec();
     request.statistics[0].shift_magnitude = vec![1.0; shifted.len()];
     request
 }
 
-fn with(mut request: PolicyRequest, settings: serde_json::Value) -> PolicyRequest {
-    request.settings = settings.as_object().unwrap().clone();
-    request
+fn with(request: PolicyRequest, settings: serde_json::Value) -> PolicyRequest {
+    with_settings(request, &settings)
 }
 
 fn layer(request: &PolicyRequest) -> LayerPlan {
-    assign(request).unwrap().layers.remove(0)
+    testing::run(request, assign).unwrap().layers.remove(0)
 }
 
 fn error(request: &PolicyRequest) -> String {
-    assign(request).unwrap_err().to_string()
+    testing::run(request, assign).unwrap_err().to_string()
 }
 
 #[test]
@@ -84,12 +62,15 @@ fn post_gelu_layers_without_a_shift_are_judged_as_they_are() {
 }
 
 #[test]
-fn the_guard_raises_one_tier_above_a_ratio_of_4() {
+fn the_guard_raises_one_tier_above_a_ratio_of_4_over_channels() {
     let mut request = request(&[1.0, 1.0, 7.0, 20.0]);
-    request.statistics[0].p99 = vec![4.0, 4.001, 4.001, 4.001];
+    let columns = &mut request.statistics[0];
+    (columns.channel_p50, columns.channel_p99) = (vec![1.0; 4], vec![4.0, 4.001, 4.001, 4.001]);
+    // How the values themselves are distributed is another matter.
+    (columns.p50, columns.p99) = (vec![0.01; 4], vec![1.0; 4]);
     let plan = layer(&request);
     assert_eq!(plan.activation_bits, [4, 6, 8, 8]);
-    assert_eq!(plan.reason.unwrap(), "2 of 4 timesteps one tier up: p99/p50 above 4");
+    assert_eq!(plan.reason.unwrap(), "2 of 4 timesteps one tier up: p99/p50 over channels above 4");
     let plan = layer(&with(request, json!({ "outlier_ratio": 4.5 })));
     assert_eq!((plan.activation_bits, plan.reason), (vec![4, 4, 6, 8], None));
 }
@@ -97,19 +78,21 @@ fn the_guard_raises_one_tier_above_a_ratio_of_4() {
 #[test]
 fn the_guard_leaves_post_gelu_and_dead_layers_alone() {
     let mut request = after_gelu(&[1.0], &[1.0]);
-    request.statistics[0].p99 = vec![400.0];
+    request.statistics[0].channel_p99 = vec![400.0];
     assert_eq!(layer(&request).activation_bits, [4]);
     request.layers[0].post_gelu = false;
     assert_eq!(layer(&request).activation_bits, [6]);
-    request.statistics[0].p50 = vec![0.0];
+    request.statistics[0].channel_p50 = vec![0.0];
     assert_eq!(layer(&request).activation_bits, [4]);
 }
 
 /// Three timesteps in the three tiers, with a spike in one channel of 64.
 fn spiky() -> PolicyRequest {
     let mut request = request(&[5.0, 9.0, 12.0]);
-    request.statistics[0].spike_fraction = vec![1.0 / 64.0; 3];
-    request.statistics[0].outlier_ratio = vec![5.5; 3];
+    let columns = &mut request.statistics[0];
+    columns.spike_fraction = vec![1.0 / 64.0; 3];
+    (columns.channel_p50, columns.channel_p99) = (vec![0.5; 3], vec![0.75; 3]);
+    columns.channel_max = vec![4.5; 3];
     with(request, json!({ "smoothquant": true }))
 }
 
@@ -130,13 +113,13 @@ fn smoothquant_takes_candidates_one_tier_down() {
 fn smoothquant_needs_few_channels_and_a_far_spike_at_the_first_timestep() {
     type Change = fn(&mut LayerColumns);
     let cases: [(Change, bool); 6] = [
-        (|c| c.spike_fraction[0] = 0.0, false),
         (|c| c.spike_fraction[0] = 0.049, true),
         (|c| c.spike_fraction[0] = 0.05, false),
-        (|c| c.outlier_ratio[0] = 5.0, false),
-        (|c| c.outlier_ratio[0] = 5.001, true),
+        (|c| c.channel_max[0] = 3.75, false),
+        (|c| c.channel_max[0] = 3.751, true),
+        (|c| c.channel_p99[0] = 0.0, false),
         // The first timestep decides whether the weights change.
-        (|c| c.outlier_ratio[2] = 1.0, true),
+        (|c| c.channel_max[2] = 1.0, true),
     ];
     for (i, (change, smooth)) in cases.into_iter().enumerate() {
         let mut request = spiky();
@@ -144,25 +127,26 @@ fn smoothquant_needs_few_channels_and_a_far_spike_at_the_first_timestep() {
         assert_eq!(layer(&request).smoothquant_alpha.is_some(), smooth, "case {i}");
     }
     let mut request = spiky();
-    request.statistics[0].outlier_ratio[2] = 1.0;
+    request.statistics[0].channel_max[2] = 1.0;
     assert_eq!(layer(&request).activation_bits, [4, 4, 8], "a timestep without the spike stays where it is");
 }
 
 #[test]
 fn smoothquant_takes_back_what_the_guard_gave() {
     let mut request = spiky();
-    request.statistics[0].p99 = vec![10.0; 3];
+    request.statistics[0].channel_p50 = vec![0.125; 3];
     let plan = layer(&request);
     assert_eq!(plan.activation_bits, [4, 6, 6]);
     assert_eq!(
         plan.reason.unwrap(),
-        "2 of 3 timesteps one tier up: p99/p50 above 4; SmoothQuant, 3 of 3 timesteps one tier down"
+        "2 of 3 timesteps one tier up: p99/p50 over channels above 4; SmoothQuant, 3 of 3 timesteps one tier down"
     );
 }
 
 #[test]
 fn thresholds_are_for_the_clipping_range() {
     let request = with(request(&[12.0]), json!({ "scale_source": "p999" }));
+    assert!(request.statistics[0].p999[0] < 6.0);
     let plan = layer(&request);
     assert_eq!((plan.activation_bits, plan.scale_source), (vec![4], ScaleSource::P999));
 }
@@ -205,33 +189,21 @@ fn settings_are_checked() {
 fn incomplete_statistics_are_refused() {
     let mut incomplete = request(&[1.0, 2.0]);
     incomplete.statistics[0].p99.pop();
-    assert_eq!(error(&incomplete), "statistics of mm0.img.attn.q_proj: p99 has 1 entries for 2 timesteps");
+    assert_eq!(error(&incomplete), "statistics of mm0.img.l: p99 has 1 entries for 2 timesteps");
     incomplete.statistics[0].id = "b".into();
-    assert_eq!(error(&incomplete), "expected the statistics of mm0.img.attn.q_proj, found b");
+    assert_eq!(error(&incomplete), "expected the statistics of mm0.img.l, found b");
     incomplete.statistics.clear();
     assert_eq!(error(&incomplete), "statistics of 1 layers are needed, found 0");
 }
 
 #[test]
-fn sd3_medium_is_planned_the_same_twice() {
-    let steps = 50;
-    let one = request(&vec![1.0; steps]);
-    let mut request = PolicyRequest::new("sd3-medium", Vec::new(), one.timesteps.clone());
-    for i in 0..285u16 {
-        let (mut layer, mut columns) = (one.layers[0].clone(), one.statistics[0].clone());
-        layer.id = format!("mm{}.{i}", i / 12).as_str().into();
-        columns.id = layer.id.clone();
-        columns.absmax = (0..steps).map(|t| f32::from(i) / 20.0 + t as f32 / 50.0).collect();
-        request.layers.push(layer);
-        request.statistics.push(columns);
+fn sd3_medium_is_planned_in_all_tiers() {
+    let request = testing::sd3_request(24, 1536, 50);
+    let plan = testing::run(&request, assign).unwrap();
+    let mut counts = [0; 9];
+    for bits in plan.layers.iter().flat_map(|l| &l.activation_bits) {
+        counts[usize::from(*bits)] += 1;
     }
-    let plan = assign(&request).unwrap();
-    assert_eq!(plan.layers.len(), 285);
-    assert!(plan.layers.iter().zip(&request.layers).all(|(p, l)| p.id == l.id));
-    assert!(plan.layers.iter().all(|l| l.activation_bits.len() == steps && l.activation_bits.is_sorted()));
-    assert_eq!(plan.layers[0].activation_bits, vec![4; steps]);
-    assert_eq!(plan.layers[284].activation_bits, vec![8; steps]);
-    let bytes = serde_json::to_vec(&plan).unwrap();
-    let (answer, fine) = guest::answer(&serde_json::to_vec(&request).unwrap(), assign);
-    assert!(fine && answer == bytes, "the JSON boundary changes nothing");
+    assert_eq!(counts[4] + counts[6] + counts[8], 285 * 50);
+    assert!([4, 6, 8].iter().all(|&bits| counts[bits] > 500), "{counts:?}");
 }
