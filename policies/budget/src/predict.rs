@@ -10,7 +10,8 @@
 //! which a few outliers do not move. Up to a constant that all layers share:
 //!
 //! - *Activations*: (Δσ)²·(A/P)²/q². A is the largest magnitude (of a shifted layer: what is left after the
-//!   shift). Every layer counts alike. Timesteps count by how far the noise level falls there: a sampler
+//!   shift). Every layer counts alike; where bits are paid for by the parameter, as its parameters, for the reason
+//!   below. Timesteps count by how far the noise level falls there: a sampler
 //!   moves the latent by Δσ times the model's output, so that is how much of an error arrives in the image.
 //! - *Weights*: the request says nothing of a weight's own distribution, so 1/q² is the same for all. But
 //!   rounding spreads noise evenly over the input channels, and noise in the columns of outlier channels is
@@ -25,6 +26,15 @@ use taq_policy::{LayerColumns, LayerId, LayerSpec, PolicyError, PolicyRequest, T
 
 /// The 99 % quantile of the magnitudes of a normal distribution, in standard deviations.
 const P99_IN_SIGMA: f64 = 2.576;
+
+/// What an activation's bits are paid for by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Price {
+    /// Every layer and timestep costs the same.
+    Decision,
+    /// A layer costs as many times more as it has more parameters.
+    Parameter,
+}
 
 /// Widths, rising, each with its predicted error.
 type Choices = Vec<(u8, f64)>;
@@ -47,15 +57,17 @@ pub(crate) fn activations(
     request: &PolicyRequest,
     widths: &[u8],
     shift: bool,
+    price: Price,
 ) -> Result<Vec<Choices>, PolicyError> {
     let fall = squared_fall(&request.timesteps);
     let power = |(layer, columns): (&LayerSpec, &LayerColumns)| {
         let shifted = shift && layer.post_gelu && !columns.shifted_absmax.is_empty();
+        let size = if price == Price::Parameter { layer.parameters() as f64 } else { 1.0 };
         let reach = if shifted { &columns.shifted_absmax } else { &columns.absmax };
         let ratios = reach.iter().zip(&columns.p99).map(|(&reach, &p99)| squared_ratio(reach, p99));
         ratios
             .zip(&fall)
-            .map(|(ratio, fall)| finite(&layer.id, ratio * fall))
+            .map(|(ratio, fall)| finite(&layer.id, ratio * fall * size))
             .collect::<Result<Vec<f64>, _>>()
     };
     let measured = sensitivities(request, false, widths)?;

@@ -13,6 +13,10 @@ pub struct Settings {
     pub weight_bytes: Option<u64>,
     /// Bits of an activation, on average over all layers and timesteps: an upper limit.
     pub average_activation_bits: f64,
+    /// Bit operations, as a share of those with eight bits everywhere: an upper limit. Counted for each token that
+    /// passes all layers at all timesteps: the sum of inputs × outputs × weight bits × activation bits. W4A8 has
+    /// 0.5, W4A6 0.375. The weights' bits are chosen first; this replaces `average_activation_bits`.
+    pub bit_ops: Option<f64>,
     /// Fewest bits of a weight, 2 to 8. Below 3 the error is too large to be predicted by a sum over layers.
     pub min_weight_bits: u8,
     /// Most bits of a weight, 2 to 8.
@@ -32,6 +36,7 @@ impl Default for Settings {
             average_weight_bits: 4.5,
             weight_bytes: None,
             average_activation_bits: 8.0,
+            bit_ops: None,
             min_weight_bits: 3,
             max_weight_bits: 8,
             min_activation_bits: 4,
@@ -65,14 +70,22 @@ impl Settings {
             if min > max {
                 return refuse(format!("min_{kind}_bits must not be above max_{kind}_bits: {min} and {max}"));
             }
-            let limited = kind == "activation" || self.weight_bytes.is_none();
+            let limited = match kind {
+                "weight" => self.weight_bytes.is_none(),
+                _ => self.bit_ops.is_none(),
+            };
             if limited && !(average.is_finite() && average >= f64::from(min)) {
                 return refuse(format!(
                     "average_{kind}_bits must be at least min_{kind}_bits, which is {min}, not {average}"
                 ));
             }
         }
-        Ok(())
+        match self.bit_ops {
+            Some(share) if !(share.is_finite() && share > 0.0) => {
+                refuse(format!("bit_ops must be a share above 0, not {share}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The widths that weights may have, rising.

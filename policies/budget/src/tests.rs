@@ -1,21 +1,8 @@
 use serde_json::json;
-use taq_policy::{LayerColumns, LayerId, Role, Sensitivity, Stream, Timestep};
+use taq_policy::testing::{self, Random, with_settings};
+use taq_policy::{LayerId, Role, Sensitivity};
 
 use super::*;
-
-/// Numbers from 0 to 1 that look random, the same on every run (Knuth's MMIX generator).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() * n as f64) as u64
-    }
-}
 
 fn error(items: &[Item], bits: &[u8]) -> f64 {
     let at = |(item, bits): (&Item, &u8)| item.choices.iter().find(|c| c.0 == *bits).unwrap().1;
@@ -40,14 +27,14 @@ fn brute_force(items: &[Item], capacity: u64) -> f64 {
 fn arbitrary(random: &mut Random) -> Vec<Item> {
     let items = 1 + random.below(5);
     let item = |random: &mut Random| {
-        let mut error = 10.0 * random.next();
+        let mut error = 10.0 * random.uniform();
         let cost = 1 + random.below(9);
-        let widths = (2..=8u8).filter(|_| random.next() < 0.6).collect::<Vec<_>>();
+        let widths = (2..=8u8).filter(|_| random.uniform() < 0.6).collect::<Vec<_>>();
         let widths = if widths.is_empty() { vec![4] } else { widths };
         let choice = |bits| {
             let at = (bits, error);
             // Now and then more bits help nothing, or do harm as measured errors may.
-            error *= if random.next() < 0.2 { 1.05 } else { random.next() };
+            error *= if random.uniform() < 0.2 { 1.05 } else { random.uniform() };
             at
         };
         Item { cost, choices: widths.into_iter().map(choice).collect() }
@@ -80,7 +67,7 @@ fn golden() {
 
 #[test]
 fn at_most_one_step_from_brute_force_and_never_over_the_budget() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let (mut best, mut problems) = (0, 0);
     for _ in 0..300 {
         let items = arbitrary(&mut random);
@@ -101,10 +88,10 @@ fn at_most_one_step_from_brute_force_and_never_over_the_budget() {
 
 #[test]
 fn bits_of_one_price_and_convex_errors_are_allocated_optimally() {
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for _ in 0..200 {
         let item = |random: &mut Random| {
-            let power = random.next();
+            let power = random.uniform();
             let choices = (3..=8u8).map(|b| (b, power / f64::from((1 << (b - 1)) - 1).powi(2))).collect();
             Item { cost: 3, choices }
         };
@@ -119,7 +106,7 @@ fn bits_of_one_price_and_convex_errors_are_allocated_optimally() {
 
 #[test]
 fn more_budget_never_predicts_more_error_and_nothing_that_fits_is_left() {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for _ in 0..500 {
         let items = arbitrary(&mut random);
         let (low, high) = range(&items);
@@ -141,9 +128,9 @@ fn more_budget_never_predicts_more_error_and_nothing_that_fits_is_left() {
 
 #[test]
 fn capacity_is_never_above_the_average() {
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     for _ in 0..100_000 {
-        let (average, total) = (2.0 + 6.0 * random.next(), 1 + random.below(1 << 40));
+        let (average, total) = (2.0 + 6.0 * random.uniform(), 1 + random.below(1 << 40));
         let bits = capacity(average, total);
         assert!(bits as f64 / total as f64 <= average);
         assert!((bits + 2) as f64 / total as f64 > average, "nearly all of it");
@@ -151,47 +138,27 @@ fn capacity_is_never_above_the_average() {
     assert_eq!((capacity(4.5, 1000), capacity(4.1, 10), capacity(8.0, 0)), (4500, 41, 0));
 }
 
-/// Layers of different sizes whose reach grows with the layer and with the timestep.
+/// Layers of different sizes, every sixth post-GELU, whose reach grows with the layer and with the timestep.
 fn request(layers: usize, steps: usize) -> PolicyRequest {
-    let timesteps =
-        (0..steps).map(|step| Timestep { step, sigma: 1.0 - step as f32 / steps as f32 }).collect();
-    let spec = |i: usize| LayerSpec {
-        id: format!("mm{}.{i}", i / 12).as_str().into(),
-        block: format!("mm{}", i / 12).as_str().into(),
-        stream: Stream::Image,
-        role: if i % 6 == 5 { Role::Fc2 } else { Role::Q },
-        in_features: if i % 6 == 5 { 6144 } else { 1536 },
-        out_features: if i % 6 == 4 { 6144 } else { 1536 },
-        post_gelu: i % 6 == 5,
+    let layer = |i: usize| {
+        let id = format!("mm{}.{i}", i / 12);
+        match i % 6 {
+            4 => testing::layer(&id, Role::Fc1, 1536, 6144),
+            5 => testing::layer(&id, Role::Fc2, 6144, 1536),
+            _ => testing::layer(&id, Role::Q, 1536, 1536),
+        }
     };
-    let mut request = PolicyRequest::new("toy", (0..layers).map(spec).collect(), timesteps);
-    request.statistics = request.layers.iter().enumerate().map(|(i, l)| columns(i, l, steps)).collect();
-    request
-}
-
-fn columns(i: usize, layer: &LayerSpec, steps: usize) -> LayerColumns {
-    let absmax: Vec<f32> = (0..steps).map(|t| 4.0 + (i % 17) as f32 + t as f32 / 8.0).collect();
-    LayerColumns {
-        id: layer.id.clone(),
-        min: vec![-1.0; steps],
-        max: absmax.clone(),
-        p001: vec![-1.0; steps],
-        p01: vec![-0.5; steps],
-        p50: vec![0.5; steps],
-        p99: vec![2.0; steps],
-        p999: vec![3.0; steps],
-        shifted_absmax: if layer.post_gelu { vec![2.0; steps] } else { Vec::new() },
-        outlier_ratio: absmax.iter().map(|a| a / 2.0).collect(),
-        spike_fraction: vec![(i % 5) as f32 / 100.0; steps],
-        batches: vec![1; steps],
-        absmax,
-        ..LayerColumns::default()
+    let mut request = testing::request((0..layers).map(layer).collect(), steps);
+    for (i, columns) in request.statistics.iter_mut().enumerate() {
+        columns.absmax = (0..steps).map(|t| 4.0 + (i % 17) as f32 + t as f32 / 8.0).collect();
+        columns.p99 = vec![2.0; steps];
+        columns.spike_fraction = vec![(i % 5) as f32 / 100.0; steps];
     }
+    request
 }
 
-fn with(mut request: PolicyRequest, settings: serde_json::Value) -> PolicyRequest {
-    request.settings = settings.as_object().unwrap().clone();
-    request
+fn with(request: PolicyRequest, settings: serde_json::Value) -> PolicyRequest {
+    with_settings(request, &settings)
 }
 
 fn averages(request: &PolicyRequest, plan: &PolicyPlan) -> (f64, f64) {
@@ -209,13 +176,11 @@ fn sd3_medium_spends_its_averages() {
     for (weight, activation) in [(4.5, 8.0), (3.0, 4.0), (3.7, 5.25), (4.0, 6.0), (7.99, 7.99), (8.0, 9.0)] {
         let settings = json!({ "average_weight_bits": weight, "average_activation_bits": activation });
         let request = with(request.clone(), settings);
-        let plan = assign(&request).unwrap();
+        let plan = testing::run(&request, assign).unwrap();
         let (w, a) = averages(&request, &plan);
         assert!(w <= weight && w > weight - 0.01, "{w} of {weight}");
         assert!(a <= activation && a > f64::min(activation, 8.0) - 0.001, "{a} of {activation}");
-        assert!(plan.layers.iter().zip(&request.layers).all(|(p, l)| p.id == l.id && p.shift == l.post_gelu));
-        let (answer, fine) = guest::answer(&serde_json::to_vec(&request).unwrap(), assign);
-        assert!(fine && answer == serde_json::to_vec(&plan).unwrap(), "the JSON boundary changes nothing");
+        assert!(plan.layers.iter().zip(&request.layers).all(|(p, l)| p.shift == l.post_gelu));
     }
 }
 
@@ -269,6 +234,53 @@ fn bytes_replace_the_average() {
     assert_eq!(plan.layers.iter().map(|l| l.weight_bits).collect::<Vec<_>>(), [5, 5, 5]);
     let message = assign(&with(request, json!({ "weight_bytes": 1 }))).unwrap_err().to_string();
     assert_eq!(message, "weight_bytes: 1 cannot be met, the narrowest widths need 2654208");
+}
+
+/// Σ inputs · outputs · weight bits · activation bits over layers and timesteps, against eight bits everywhere.
+fn bit_ops(request: &PolicyRequest, plan: &PolicyPlan) -> f64 {
+    let (mut sum, mut full) = (0.0, 0.0);
+    for (layer, spec) in plan.layers.iter().zip(&request.layers) {
+        let size = (spec.in_features * spec.out_features) as f64;
+        for &bits in &layer.activation_bits {
+            sum += size * f64::from(layer.weight_bits) * f64::from(bits);
+            full += size * 64.0;
+        }
+    }
+    sum / full
+}
+
+#[test]
+fn bit_operations_replace_the_average_of_activations() {
+    let request = testing::sd3_request(24, 1536, 20);
+    for (weight, share) in [(4.5, 0.5), (4.0, 0.375), (5.0, 0.4), (3.0, 0.19), (8.0, 1.0), (8.0, 2.0)] {
+        let settings =
+            json!({ "average_weight_bits": weight, "bit_ops": share, "average_activation_bits": 0 });
+        let request = with(request.clone(), settings);
+        let plan = testing::run(&request, assign).unwrap();
+        let found = bit_ops(&request, &plan);
+        assert!(found <= share && found > f64::min(share, 1.0) - 0.01, "{found} of {share}");
+    }
+    let message = assign(&with(request, json!({ "average_weight_bits": 3, "bit_ops": 0.125 }))).unwrap_err();
+    assert_eq!(message.to_string(), "bit_ops: 0.125 cannot be met, the narrowest widths need 0.1875");
+}
+
+#[test]
+fn bit_operations_favour_no_layer_for_its_size_and_cost_as_much_as_the_weight_is_wide() {
+    let layers = vec![testing::layer("a", Role::Q, 64, 64), testing::layer("b", Role::Fc1, 64, 256)];
+    let alike = testing::request(layers, 2);
+    let settings = json!({ "average_weight_bits": 4, "bit_ops": 0.375 });
+    let plan = assign(&with(alike.clone(), settings)).unwrap();
+    assert!(plan.layers.iter().all(|l| l.weight_bits == 4 && l.activation_bits == [6, 6]), "{plan:?}");
+    // Of two layers alike but for the width of their weights, the cheaper one gets more bits: 8 · 5 + 4 · 7 = 68
+    // of the 70 bit operations that 0.546875 allows; 8 · 6 + 4 · 6 would be 72.
+    let layers = vec![testing::layer("a", Role::Q, 64, 64), testing::layer("b", Role::Q, 64, 64)];
+    let mut request = testing::request(layers, 1);
+    request.weight_bits = vec![4, 8];
+    request.sensitivities = measured(&request.layers, true, &[4, 8]);
+    request.sensitivities[0].error = 9.0;
+    let plan = assign(&with(request, json!({ "average_weight_bits": 6, "bit_ops": 0.546875 }))).unwrap();
+    let bits: Vec<_> = plan.layers.iter().map(|l| (l.weight_bits, l.activation_bits[0])).collect();
+    assert_eq!(bits, [(8, 5), (4, 7)]);
 }
 
 /// What was measured: the last layer suffers most at low widths.
@@ -349,6 +361,7 @@ fn settings_are_checked() {
             json!({ "average_weight_bits": 2.5 }),
             "average_weight_bits must be at least min_weight_bits, which is 3, not 2.5",
         ),
+        (json!({ "bit_ops": 0 }), "bit_ops must be a share above 0, not 0"),
     ];
     for (settings, message) in cases {
         let found = assign(&with(request(1, 1), settings)).unwrap_err().to_string();
