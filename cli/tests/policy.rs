@@ -30,9 +30,14 @@ fn request(settings: &Value) -> String {
 #[test]
 fn inspect_tells_what_a_module_is() {
     let shown = taq(&["policy", "inspect", &module("baseline-a8")]).exits(0).stdout;
-    for part in
-        ["policy `a8`", "taq.read_request", "taq_policy_abi_v1", "blake3", "67.1 MB", "million instructions"]
-    {
+    for part in [
+        "policy `baseline-a8`",
+        "taq.read_request",
+        "taq_policy_abi_v1",
+        "blake3",
+        "67.1 MB",
+        "million instructions",
+    ] {
         assert!(shown.contains(part), "`{part}` is not in:\n{shown}");
     }
     let folder = tempfile::tempdir().unwrap();
@@ -51,7 +56,7 @@ fn run_prints_the_same_plan_for_a_name_and_a_module_and_diff_tells_plans_apart()
             .exits(0)
             .stdout
     };
-    let plan = run("a8", &[]);
+    let plan = run("baseline-a8", &[]);
     assert_eq!(plan, run(&module("baseline-a8"), &[]));
     let other = run(&module("baseline-a8"), &["--config", r#"{"bits_a": 6}"#]);
     fs::write(here.join("a.json"), &plan).unwrap();
@@ -60,9 +65,12 @@ fn run_prints_the_same_plan_for_a_name_and_a_module_and_diff_tells_plans_apart()
     assert!(diff.contains("2 of 2 layers differ") && diff.contains("8.00 → 6.00"), "{diff}");
     let same = taq_in(here, &["policy", "diff", "a.json", "a.json"]).exits(0).stdout;
     assert!(same.contains("0 of 2 layers differ"), "{same}");
-    taq_in(here, &["policy", "run", "a8", "--request", "request.json", "--config", r#"{"bits_a": 5}"#])
-        .exits(2)
-        .says("bits_a");
+    taq_in(
+        here,
+        &["policy", "run", "baseline-a8", "--request", "request.json", "--config", r#"{"bits_a": 5}"#],
+    )
+    .exits(2)
+    .says("bits_a");
     taq_in(here, &["policy", "diff", "a.json", "request.json"]).exits(2).says("request.json");
 }
 

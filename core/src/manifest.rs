@@ -128,7 +128,7 @@ pub struct DecideSettings {
 
 impl Default for DecideSettings {
     fn default() -> Self {
-        Self { policy: PluginChoice::named("a8") }
+        Self { policy: PluginChoice::named("baseline-a8") }
     }
 }
 

@@ -55,10 +55,10 @@ fn published_schemas_are_those_of_the_code() {
 #[test]
 fn settings_schemas_of_policies_are_those_of_the_code() {
     let plugins = Registry::linked().unwrap();
-    for (name, folder) in [("a8", "baseline-a8"), ("budget", "budget"), ("multitier", "multitier")] {
+    for name in ["baseline-a8", "budget", "multitier"] {
         let schema = (plugins.find(Kind::Policy, name).unwrap().settings)();
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        let path = paths::repository().join(format!("policies/{folder}/settings.schema.json"));
+        let path = paths::repository().join(format!("policies/{name}/settings.schema.json"));
         if std::env::var_os("TAQ_BLESS").is_some() {
             atomic_write_bytes(&path, text.as_bytes()).unwrap();
         }

@@ -20,7 +20,7 @@ use super::{SessionArgs, parse, session};
                   taq plugins policy                       the policies of this program"
 )]
 pub(crate) struct DecideArgs {
-    /// Bit policy: a name, or the path of a WASM module [default: a8]
+    /// Bit policy: a name, or the path of a WASM module [default: baseline-a8]
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
 

@@ -31,7 +31,9 @@ pub(crate) struct PluginsArgs {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum PluginsCommand {
     /// Describe one plugin: what it does, where it comes from, its settings
-    #[command(after_help = "Examples:\n  taq plugins show adaround\n  taq plugins show policy/a8 --json")]
+    #[command(
+        after_help = "Examples:\n  taq plugins show adaround\n  taq plugins show policy/baseline-a8 --json"
+    )]
     Show {
         /// Name, or kind/name where two kinds have one of that name
         #[arg(value_name = "NAME")]

@@ -17,7 +17,7 @@ use super::{SessionArgs, parse};
                   taq policy inspect mine.wasm\n  \
                   taq policy request --run runs/a > request.json\n  \
                   taq policy run mine.wasm --request request.json > plan.json\n  \
-                  taq policy run a8 --config '{\"bits_a\": 6}' --run runs/a > other.json\n  \
+                  taq policy run baseline-a8 --config '{\"bits_a\": 6}' --run runs/a > other.json\n  \
                   taq policy diff plan.json other.json"
 )]
 pub(crate) struct PolicyArgs {

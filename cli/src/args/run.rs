@@ -21,7 +21,7 @@ use taq_core::{Error, Result};
                   output = \"runs/a\"\n  \
                   [calibrate]\n  num_images = 16\n  \
                   [observe]\n  \
-                  [decide]\n  policy = { name = \"a8\" }\n  \
+                  [decide]\n  policy = { name = \"baseline-a8\" }\n  \
                   [round]\n  rounder = { name = \"adaround\", iters = 500 }\n  \
                   [generate]\n\n\
                   `taq schema pipeline` lists every field."

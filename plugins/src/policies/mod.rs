@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use taq_core::{BitPolicy, Error, PolicyError, PolicyPlan, PolicyRequest, Result, register};
-use taq_policy_baseline_a8 as a8;
+use taq_policy_baseline_a8 as baseline_a8;
 use taq_policy_budget as budget;
 use taq_policy_multitier as multitier;
 
@@ -46,9 +46,9 @@ fn refused(name: &str, reason: impl std::fmt::Display) -> Error {
 
 register!(
     Policy,
-    "a8",
-    a8::Settings,
-    |settings| Linked::new("a8", &settings, a8::Settings::check, a8::assign),
+    "baseline-a8",
+    baseline_a8::Settings,
+    |settings| Linked::new("baseline-a8", &settings, baseline_a8::Settings::check, baseline_a8::assign),
     "The same bits everywhere (W4A8 unless told otherwise), shifts for post-GELU inputs."
 );
 
@@ -65,14 +65,15 @@ register!(
     "budget",
     budget::Settings,
     |settings| Linked::new("budget", &settings, budget::Settings::check, budget::assign),
-    "The smallest predicted error for a given average of weight and activation bits."
+    "The smallest predicted error for a given average of bits, weight bytes or bit operations."
 );
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use taq_core::Role;
     use taq_core::registry::{Kind, Registry};
-    use taq_core::{LayerSpec, Role, Stream, Timestep};
+    use taq_core::testing;
 
     use super::*;
 
@@ -81,23 +82,13 @@ mod tests {
     }
 
     fn request() -> PolicyRequest {
-        let layer = |id: &str, role, post_gelu| LayerSpec {
-            id: id.into(),
-            block: "mm0".into(),
-            stream: Stream::Image,
-            role,
-            in_features: 8,
-            out_features: 8,
-            post_gelu,
-        };
-        let layers = vec![layer("a", Role::Q, false), layer("b", Role::Fc2, true)];
-        let timesteps = (0..3).map(|step| Timestep { step, sigma: 1.0 - step as f32 / 3.0 }).collect();
-        PolicyRequest::new("toy", layers, timesteps)
+        let layers = vec![testing::layer("a", Role::Q, 8, 8), testing::layer("b", Role::Fc2, 8, 8)];
+        PolicyRequest::new("toy", layers, testing::timesteps(3))
     }
 
     #[test]
-    fn a8_gives_every_layer_the_same_bits_and_fc2_a_shift() {
-        let policy = Registry::linked().unwrap().policy("a8", &json!({ "bits_w": 5 })).unwrap();
+    fn baseline_a8_gives_every_layer_the_same_bits_and_fc2_a_shift() {
+        let policy = Registry::linked().unwrap().policy("baseline-a8", &json!({ "bits_w": 5 })).unwrap();
         let plan = policy.assign(&request()).unwrap();
         assert_eq!(plan.layers.len(), 2);
         assert_eq!(plan.layers[0].activation_bits, [8, 8, 8]);
@@ -107,8 +98,11 @@ mod tests {
 
     #[test]
     fn settings_are_refused_when_the_policy_is_made() {
-        assert!(refusal("a8", &json!({ "bits_a": 9 })).contains("policy `a8`: bits_a must be 2 to 8, not 9"));
-        for name in ["a8", "budget", "multitier"] {
+        assert!(
+            refusal("baseline-a8", &json!({ "bits_a": 9 }))
+                .contains("policy `baseline-a8`: bits_a must be 2 to 8, not 9")
+        );
+        for name in ["baseline-a8", "budget", "multitier"] {
             let message = refusal(name, &json!({ "bits_x": 9 }));
             assert!(message.contains(&format!("policy `{name}`: unknown field `bits_x`")), "{message}");
         }
@@ -129,7 +123,7 @@ mod tests {
     #[test]
     fn defaults_and_descriptions_are_those_of_the_crates() {
         let registry = Registry::linked().unwrap();
-        for info in [a8::info(), budget::info(), multitier::info()] {
+        for info in [baseline_a8::info(), budget::info(), multitier::info()] {
             let plugin = registry.find(Kind::Policy, &info.name).unwrap();
             assert_eq!(plugin.summary, info.summary);
             let schema = (plugin.settings)().to_value();

@@ -6,7 +6,7 @@ use taq_policy::{
     LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource, export_policy, guest,
 };
 
-/// Settings of `a8`.
+/// Settings of `baseline-a8`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -45,7 +45,7 @@ impl Settings {
 /// What the policy says of itself.
 pub fn info() -> PolicyInfo {
     PolicyInfo::new(
-        "a8",
+        "baseline-a8",
         env!("CARGO_PKG_VERSION"),
         "The same bits everywhere (W4A8 unless told otherwise), shifts for post-GELU inputs.",
     )
@@ -77,3 +77,36 @@ pub fn assign(request: &PolicyRequest) -> Result<PolicyPlan, PolicyError> {
 }
 
 export_policy!(info, assign);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use taq_policy::testing::{run, sd3_request, with_settings};
+
+    use super::*;
+
+    #[test]
+    fn every_layer_gets_the_same_bits_and_fc2_a_shift() {
+        let request = sd3_request(2, 64, 3);
+        let plan = run(&request, assign).unwrap();
+        for (layer, spec) in plan.layers.iter().zip(&request.layers) {
+            assert_eq!((layer.weight_bits, layer.shift), (4, spec.post_gelu));
+            assert_eq!(layer.activation_bits, [8, 8, 8]);
+        }
+        let settings = json!({ "bits_w": 3, "bits_a": 6, "shift_post_gelu": false, "scale_source": "p999" });
+        let plan = run(&with_settings(request, &settings), assign).unwrap();
+        for layer in plan.layers {
+            assert_eq!((layer.weight_bits, layer.shift, layer.scale_source), (3, false, ScaleSource::P999));
+            assert_eq!(layer.activation_bits, [6, 6, 6]);
+        }
+    }
+
+    #[test]
+    fn bits_out_of_range_and_bits_that_are_not_allowed_are_refused() {
+        let mut request = with_settings(sd3_request(1, 64, 1), &json!({ "bits_a": 9 }));
+        assert_eq!(run(&request, assign).unwrap_err().to_string(), "settings: bits_a must be 2 to 8, not 9");
+        request = with_settings(request, &json!({ "bits_w": 5 }));
+        request.weight_bits = vec![4, 8];
+        assert_eq!(run(&request, assign).unwrap_err().to_string(), "bits_w must be one of [4, 8], not 5");
+    }
+}
