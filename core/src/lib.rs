@@ -17,6 +17,7 @@
 pub mod artifacts;
 mod context;
 mod error;
+pub mod evaluator;
 pub mod image;
 mod layer;
 pub mod manifest;

@@ -251,6 +251,9 @@ pub struct GenerateSettings {
     pub batch_size: usize,
     /// What to run; default: full precision, and what the run folder has the files for.
     pub variants: Option<Vec<Variant>>,
+    /// Folder of an evaluator (`classifier.onnx` and `labels.json`), for prompt accuracy; default: the model's own,
+    /// if it brings one.
+    pub evaluator: Option<PathBuf>,
 }
 
 impl Default for GenerateSettings {
@@ -263,6 +266,7 @@ impl Default for GenerateSettings {
             image_size: None,
             batch_size: 8,
             variants: None,
+            evaluator: None,
         }
     }
 }
@@ -305,15 +309,17 @@ fn default_sampler() -> PluginChoice {
 }
 
 impl Pipeline {
-    /// Reads a manifest. Paths of prompts, noise and policies in it are relative to the manifest's folder.
+    /// Reads a manifest. Paths of prompts, noise, evaluator and policies in it are relative to the manifest's folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let mut pipeline: Self =
             toml::from_str(&text).map_err(|e| Error::malformed("pipeline manifest", path, e))?;
         let base = path.parent().unwrap_or(Path::new(""));
         let calibrate = pipeline.calibrate.as_mut().and_then(|s| s.prompts.as_mut());
-        let noise = pipeline.generate.as_mut().and_then(|s| s.noise.as_mut());
-        noise.into_iter().for_each(|file| *file = base.join(&*file));
+        if let Some(generate) = &mut pipeline.generate {
+            let paths = [&mut generate.noise, &mut generate.evaluator];
+            paths.into_iter().flatten().for_each(|path| *path = base.join(&*path));
+        }
         if let Some(decide) = &mut pipeline.decide
             && is_path(&decide.policy.name)
         {

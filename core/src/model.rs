@@ -1,5 +1,7 @@
 //! The model: what the engine asks of a diffusion transformer with its text encoders and its VAE.
 
+use std::path::PathBuf;
+
 use mlx_rs::{Array, ops};
 
 use crate::{LayerId, ModelSpec, Result, Tap};
@@ -112,6 +114,11 @@ pub trait Model {
 
     /// Settings that suit the model.
     fn defaults(&self) -> ModelDefaults;
+
+    /// Folder of the [evaluator](crate::evaluator) that comes with the model, if one does.
+    fn evaluator(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Encodes prompts; an empty string is the unconditional one.
     fn condition(&self, prompts: &[String]) -> Result<Conditioning>;

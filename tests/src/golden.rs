@@ -96,7 +96,12 @@ mod tests {
 
     #[test]
     fn reference_tensors_can_be_read() {
-        for file in ["emoji_sd3.safetensors", "tiny-sd3/golden.safetensors", "tiny-sd35/golden.safetensors"] {
+        for file in [
+            "emoji_sd3.safetensors",
+            "evaluator.safetensors",
+            "tiny-sd3/golden.safetensors",
+            "tiny-sd35/golden.safetensors",
+        ] {
             let golden = Golden::open(file);
             assert!(!golden.names().is_empty());
             for name in golden.names() {

@@ -49,6 +49,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
 
+    /// Folder with classifier.onnx and labels.json, for prompt accuracy [default: the model's own, if it brings one]
+    #[arg(long, value_name = "FOLDER")]
+    evaluator: Option<PathBuf>,
+
     /// What to run besides full precision [default: what the run folder has the files for]
     #[arg(
         long,
@@ -83,6 +87,7 @@ impl GenerateArgs {
         GenerateSettings {
             variants: self.variants(),
             noise: self.noise.clone(),
+            evaluator: self.evaluator.clone(),
             prompts: match &self.prompts {
                 Some(file) => Some(Prompts::File(file.clone())),
                 None if self.prompt.is_empty() => None,

@@ -4,6 +4,7 @@ mod doctor;
 mod plugins;
 mod policy;
 mod schema;
+mod scores;
 mod stages;
 
 use mlx_rs::{Device, DeviceType};

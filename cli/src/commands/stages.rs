@@ -7,7 +7,7 @@ use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Session};
 use taq_core::{Context, Error, Result};
 
-use super::Host;
+use super::{Host, scores};
 use crate::args::{
     CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs,
 };
@@ -92,28 +92,13 @@ fn state(outcome: &Outcome) -> &'static str {
     if outcome.reused { "reused" } else { "done" }
 }
 
-/// How well each variant did, from the report that `generate` wrote.
+/// How well each variant did, from the report that `generate` wrote: the figures, and below them their intervals.
 fn scores(root: &Path) -> Result<String> {
     let report: Report = read_document(&RunFolder::open(root)?.report_json())?;
-    if report.variants.is_empty() {
+    if report.variants.is_empty() && report.evaluator.is_none() {
         return Ok(String::new());
     }
-    let mut table = Table::new(&["AGAINST FULL PRECISION", "IMAGES", "PSNR", "SSIM", "LATENT ERROR"])
-        .right(1)
-        .right(2)
-        .right(3)
-        .right(4);
-    for v in &report.variants {
-        let psnr = v.psnr.map_or_else(|| "equal".to_owned(), |p| format!("{p:.2} dB"));
-        table.row([
-            v.variant.name().to_owned(),
-            v.images.len().to_string(),
-            psnr,
-            format!("{:.4}", v.ssim),
-            format!("{:.2} %", 100.0 * v.latent_error),
-        ]);
-    }
-    Ok(format!("\n{}", table.render(terminal_width())))
+    Ok(format!("\n{}", scores::table(&report).render(terminal_width())))
 }
 
 /// A stage that reads what others wrote does not create the folder.

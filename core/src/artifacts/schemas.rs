@@ -5,6 +5,7 @@ use taq_policy::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 
 use super::choice::SessionChoice;
 use super::stage::StageRecord;
+use crate::evaluator::Labels;
 use crate::manifest::Pipeline;
 use crate::pipeline::{BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, WeightsConfig};
 use crate::plan::QuantConfig;
@@ -16,6 +17,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("block_cost", schema_for!(BlockCost)),
         ("block_record", schema_for!(BlockMetrics)),
         ("cache_metadata", schema_for!(CacheMetadata)),
+        ("evaluator_labels", schema_for!(Labels)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
         ("pipeline", schema_for!(Pipeline)),
         ("policy_error", schema_for!(PolicyError)),

@@ -21,8 +21,13 @@ pub fn mse(a: &[f32], b: &[f32]) -> Result<f64> {
 /// # Errors
 /// As [`mse`].
 pub fn psnr(a: &[f32], b: &[f32]) -> Result<Option<f64>> {
-    let mse = mse(a, b)?;
-    Ok((mse > 0.0).then(|| -10.0 * mse.log10()))
+    let decibels = decibels(mse(a, b)?);
+    Ok(decibels.is_finite().then_some(decibels))
+}
+
+/// −10 · log₁₀ of a mean squared error of values in 0..1, dB; infinite of 0.
+pub fn decibels(mse: f64) -> f64 {
+    -10.0 * mse.log10()
 }
 
 /// ‖a − reference‖ / ‖reference‖ in the L2 norm. Of a reference that is all 0: 0 if `a` is too, else an error.

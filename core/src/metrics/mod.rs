@@ -1,9 +1,12 @@
 //! How far a result is from its reference: images by pixels, latents by their norm.
 //!
-//! Everything is computed in f64 from f32 values. Pixels are in 0..1.
+//! Everything is computed in f64 from f32 values. Pixels are in 0..1, as the VAE decodes them: they are not rounded
+//! to the 8 bits of a PNG file first. Figures over images come with intervals ([`bootstrap`]).
 
+mod bootstrap;
 mod difference;
 mod ssim;
 
-pub use difference::{mse, psnr, relative_l2, relative_l2_arrays};
+pub use bootstrap::{Interval, RESAMPLES, bootstrap};
+pub use difference::{decibels, mse, psnr, relative_l2, relative_l2_arrays};
 pub use ssim::ssim;

@@ -7,17 +7,18 @@ use mlx_rs::{Array, ops};
 use serde_json::json;
 
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use super::report::{ImageScore, Report, VariantReport};
+use super::report::{EvaluatorReport, Report};
 use super::round::{WeightsConfig, load_blocks, load_plan};
 use super::run::costs;
 use super::samples::RunManifest;
+use super::scores::{Generated, Judgement, accuracy, compare, judge};
 use super::session::{measured, parts};
 use super::trajectory::Trajectory;
 use super::{Guidance, Outcome, Session, load_prompts};
 use crate::artifacts::{Document, StageState, file_hash, read_document, write_json, write_npz};
+use crate::evaluator::Evaluator;
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
-use crate::metrics::{mse, relative_l2_arrays, ssim};
 use crate::plan::QuantConfig;
 use crate::quant::{Granularity, Grid, nearest};
 use crate::{Error, Identity, Result, Schedule, Tap};
@@ -45,6 +46,7 @@ struct Job {
     cfg_weight: f32,
     batch_size: usize,
     variants: Vec<Variant>,
+    evaluator: Option<Evaluator>,
 }
 
 impl Job {
@@ -77,6 +79,7 @@ impl Job {
             guidance: Guidance::new(cfg_weight)?,
             batch_size: settings.batch_size,
             variants: variants(session, settings)?,
+            evaluator: evaluator(session, settings, size)?,
             prompts,
             cfg_weight,
         })
@@ -85,6 +88,31 @@ impl Job {
     fn batches(&self) -> impl Iterator<Item = Range<usize>> {
         let (count, size) = (self.prompts.len(), self.batch_size);
         (0..count.div_ceil(size)).map(move |b| b * size..((b + 1) * size).min(count))
+    }
+}
+
+/// The evaluator that was asked for, or the model's own where it takes images of this size.
+fn evaluator(
+    session: &Session,
+    settings: &GenerateSettings,
+    size: (usize, usize),
+) -> Result<Option<Evaluator>> {
+    let own = session.model.evaluator();
+    let Some(folder) = settings.evaluator.as_deref().or(own.as_deref()) else { return Ok(None) };
+    let evaluator = Evaluator::open(folder)?;
+    match evaluator.image_size() {
+        Some(wanted) if wanted != size => {
+            let reason = format!(
+                "it takes images of {} × {} pixels, and these have {} × {}",
+                wanted.0, wanted.1, size.0, size.1
+            );
+            if settings.evaluator.is_some() {
+                return Err(Error::settings("evaluator", reason));
+            }
+            tracing::warn!("no prompt accuracy: the model's evaluator is not used, for {reason}");
+            Ok(None)
+        }
+        _ => Ok(Some(evaluator)),
     }
 }
 
@@ -128,12 +156,6 @@ fn noise_from(
     Ok(noise.try_index(..images as i32)?.transpose_axes(&[0, 2, 3, 1])?)
 }
 
-/// Final latents and images of one variant.
-struct Generated {
-    latents: Array,
-    images: Vec<Image>,
-}
-
 /// Runs the stage.
 pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcome> {
     let outcome = measured(session, "generate", || {
@@ -154,6 +176,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
             ("latent", json!(&job.noise.shape()[1..])),
             ("batch_size", json!(job.batch_size)),
             ("variants", json!(job.variants)),
+            ("evaluator", json!(fingerprint(job.evaluator.as_ref())?)),
         ]);
         // What is generated follows from the rest of the run: it is made anew, never refused.
         let state = run.begin_stage("generate", &parts, &[run.generated(), run.report_json()], true)?;
@@ -186,6 +209,10 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
         write_json(&session.run.report_json(), &Report { stages: costs(session)?, ..report })?;
     }
     Ok(outcome)
+}
+
+fn fingerprint(evaluator: Option<&Evaluator>) -> Result<Option<String>> {
+    evaluator.map(|e| Ok(e.fingerprint()?.as_str().to_owned())).transpose()
 }
 
 fn layers(
@@ -292,7 +319,14 @@ fn write_report(
     let rows: Vec<Vec<Image>> = all.iter().map(|g| g.images.clone()).collect();
     image::sheet(&rows, &layout)?.write_png(&sheet_path, &[])?;
     let reference = &all[0];
-    let variants = job.variants.iter().zip(all).skip(1);
+    let judged = |generated: &Generated| {
+        job.evaluator.as_ref().map(|e| judge(e, &job.prompts, &generated.images)).transpose()
+    };
+    let full_precision = judged(reference)?;
+    let variants = job.variants.iter().zip(all).skip(1).map(|(&variant, generated)| {
+        let judgements: Option<Vec<Judgement>> = judged(generated)?;
+        compare(variant, &job.prompts, reference, generated, judgements.as_deref())
+    });
     let report = Report {
         format: Report::FORMAT.to_owned(),
         model: session.model.spec().name.clone(),
@@ -301,7 +335,13 @@ fn write_report(
         cfg_weight: job.cfg_weight,
         seed: settings.noise.is_none().then_some(session.cx.seed),
         plan: plan.map(|p| p.summary),
-        variants: variants.map(|(&v, g)| compare(v, &job.prompts, reference, g)).collect::<Result<_>>()?,
+        evaluator: match (fingerprint(job.evaluator.as_ref())?, full_precision) {
+            (Some(fingerprint), Some(judgements)) => {
+                Some(EvaluatorReport { fingerprint, full_precision: accuracy(&judgements) })
+            }
+            _ => None,
+        },
+        variants: variants.collect::<Result<_>>()?,
         blocks: weights.map(|w| w.block_metrics).unwrap_or_default(),
         // This stage's own cost is not known yet.
         stages: Vec::new(),
@@ -318,39 +358,4 @@ fn row_label(variant: Variant, weights: Option<&WeightsConfig>) -> String {
         Variant::Quantized => rounder.unwrap_or(variant.name()).to_owned(),
         Variant::Nearest => variant.name().to_owned(),
     }
-}
-
-fn compare(
-    variant: Variant,
-    prompts: &[String],
-    reference: &Generated,
-    found: &Generated,
-) -> Result<VariantReport> {
-    let mut images = Vec::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        let latent = |g: &Generated| g.latents.try_index(i as i32);
-        let (a, b) = (&reference.images[i], &found.images[i]);
-        let error = mse(a.pixels(), b.pixels())?;
-        images.push(ImageScore {
-            prompt: prompt.clone(),
-            latent_error: relative_l2_arrays(&latent(found)?, &latent(reference)?)?,
-            mse: error,
-            psnr: decibels(error),
-            ssim: ssim(a.pixels(), b.pixels(), a.height(), a.width(), 3)?,
-        });
-    }
-    let mean =
-        |f: &dyn Fn(&ImageScore) -> f64| images.iter().map(f).sum::<f64>() / images.len().max(1) as f64;
-    Ok(VariantReport {
-        variant,
-        psnr: decibels(mean(&|s| s.mse)),
-        ssim: mean(&|s| s.ssim),
-        latent_error: mean(&|s| s.latent_error),
-        images,
-    })
-}
-
-/// −10 log₁₀; equal images have no finite value.
-fn decibels(mse: f64) -> Option<f64> {
-    (mse > 0.0).then(|| -10.0 * mse.log10())
 }

@@ -1,10 +1,11 @@
 //! Stable Diffusion 3 and 3.5 as a [`Model`] plugin.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mlx_rs::Array;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use taq_core::evaluator::Evaluator;
 use taq_core::{
     BlockIo, Conditioning, Error, LayerId, Model, ModelDefaults, ModelSpec, Result, Tap, register,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Sd3 {
     transformer: Mmdit,
     text: TextEncoders,
     vae: Vae,
+    /// Where an evaluator would be.
+    evaluator: PathBuf,
 }
 
 impl Sd3 {
@@ -83,6 +86,7 @@ impl Sd3 {
                 vae_factor: vae.factor(),
                 patch_size: config.patch_size,
             },
+            evaluator: evaluator_folder(&files.root),
             transformer,
             text,
             vae,
@@ -97,6 +101,10 @@ impl Model for Sd3 {
 
     fn defaults(&self) -> ModelDefaults {
         self.defaults.clone()
+    }
+
+    fn evaluator(&self) -> Option<PathBuf> {
+        Some(self.evaluator.clone()).filter(|folder| Evaluator::is_in(folder))
     }
 
     fn condition(&self, prompts: &[String]) -> Result<Conditioning> {
@@ -175,10 +183,15 @@ fn no_shift() -> f32 {
     1.0
 }
 
+/// `evaluator` inside a model's folder, or beside a single file.
+fn evaluator_folder(root: &Path) -> PathBuf {
+    let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
+    folder.join("evaluator")
+}
+
 /// `evaluator/prompts_calibration.txt` beside the model, one prompt a line, or prompts of our own.
 fn calibration_prompts(root: &Path) -> Result<Vec<String>> {
-    let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
-    let path = folder.join("evaluator/prompts_calibration.txt");
+    let path = evaluator_folder(root).join("prompts_calibration.txt");
     let text = if path.is_file() {
         std::fs::read_to_string(&path).map_err(Error::io("read", &path))?
     } else {
@@ -214,6 +227,8 @@ mod tests {
         assert_eq!((defaults.steps, defaults.cfg_weight, defaults.shift), (28, 4.0, 3.0));
         assert_eq!(defaults.image_size, (64, 64));
         assert_eq!(defaults.calibration_prompts.len(), 256);
+        let evaluator = Evaluator::open(&model.evaluator().unwrap()).unwrap();
+        assert_eq!((evaluator.image_size(), evaluator.labels().classes().len()), (Some((64, 64)), 1910));
 
         let c = model.condition(&["red heart".into(), String::new()]).unwrap();
         let x = mlx_rs::ops::zeros::<f32>(&[2, 16, 16, 16]).unwrap();
