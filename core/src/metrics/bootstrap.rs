@@ -25,7 +25,8 @@ pub struct Interval {
 
 /// The 95 % interval of a figure over images, by the percentile bootstrap (Efron, 1979): the figure of
 /// [`RESAMPLES`] samples of as many images, drawn from these with replacement. `figure` is given the places of the
-/// images drawn, 0 to below `images`. It says nothing of what the choice of noise or of the calibration set does.
+/// images drawn, 0 to below `images`. It says nothing of what the choice of noise or of the calibration set does, and
+/// of a share that is 0 or 1 it has no width: no resample has an image that these have not.
 ///
 /// `None` of fewer than two images, or if an end is not finite.
 pub fn bootstrap(images: usize, figure: impl Fn(&[usize]) -> f64) -> Option<Interval> {
