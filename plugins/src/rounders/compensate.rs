@@ -230,11 +230,10 @@ mod tests {
                     w[row * n + order[j]] -= off * inverse[i][j];
                 }
             }
-            for j in i + 1..n {
-                let factor = inverse[j][i] / inverse[i][i];
-                for k in i..n {
-                    inverse[j][k] -= factor * inverse[i][k];
-                }
+            let pivot = inverse[i].clone();
+            for row in &mut inverse[i + 1..] {
+                let factor = row[i] / pivot[i];
+                row.iter_mut().zip(&pivot).skip(i).for_each(|(a, b)| *a -= factor * b);
             }
         }
         integers

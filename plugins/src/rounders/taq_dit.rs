@@ -14,7 +14,7 @@
 //! | `scale_lr` is relative | 4e-5 absolute | suits step sizes of any magnitude |
 //! | `lambda` per weight | 0.01, over a sum | [`super::reconstruct`] tells |
 //! | begins where GPTQ rounds | where the weight is | gets further in as many steps; `start` chooses |
-//! | factors are found before learning, and only where the layer's output gains | rounded anew in every step | the weight pays for them |
+//! | grids and factors are found before learning, and only where the layer's output gains on other rows | rounded anew in every step | the weight pays for them |
 //! | `per_timestep`, `bias_lr`, `polish` | none | what a static quantizer cannot do; 0 and false switch them off |
 
 use mlx_rs::Array;
@@ -63,7 +63,7 @@ pub struct TaqDitSettings {
     /// Adam's learning rate of a correction of every output's bias, in units of the output's typical rounding error,
     /// falling likewise; 0 for none.
     pub bias_lr: f32,
-    /// Whether every timestep has its own step sizes and biases, or all have the same (TaQ-DiT).
+    /// Whether every timestep has its own step sizes, or all have the same (TaQ-DiT).
     pub per_timestep: bool,
     /// Inputs whose channels are centred by a shift, where the layer's output gains.
     pub shift: Inputs,

@@ -22,7 +22,7 @@ enum Source {
     /// (image, step) of the run; boundaries are computed.
     Run(Vec<(usize, usize)>),
     /// Boundaries are read.
-    Cache(BlockCache, Vec<CacheSample>),
+    Cache(Box<BlockCache>, Vec<CacheSample>),
 }
 
 impl Rows {
@@ -46,7 +46,7 @@ impl Rows {
                 }
                 let (rows, learn) = split(cache.readable()?, |row| row.img_idx, settings, seed)?;
                 let count = rows.len();
-                (Source::Cache(cache, rows), learn, count)
+                (Source::Cache(Box::new(cache), rows), learn, count)
             }
         };
         Ok(Self { source, learn, count, branches })

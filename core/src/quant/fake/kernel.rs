@@ -181,18 +181,12 @@ fn backward_token<const MASKED: bool>(
         if MASKED && mask.keeps(index.wrapping_add(i as u32)) { (g, 0.0) } else { (g * inside, g * slope) }
     };
     let (x, g) = (&x[..dx.len()], &g[..dx.len()]);
-    let whole = dx.len() / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for lane in 0..LANES {
-            let i = start + lane;
+    for start in (0..dx.len()).step_by(LANES) {
+        // The last part may be shorter; the others have as many elements as there are lanes.
+        for (lane, i) in lanes.iter_mut().zip(start..dx.len()) {
             let (to_x, to_scale) = one(i, x[i], g[i]);
             dx[i] = to_x;
-            lanes[lane] += to_scale;
+            *lane += to_scale;
         }
-    }
-    for i in whole..dx.len() {
-        let (to_x, to_scale) = one(i, x[i], g[i]);
-        dx[i] = to_x;
-        lanes[i - whole] += to_scale;
     }
 }

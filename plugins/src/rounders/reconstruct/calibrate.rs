@@ -4,7 +4,7 @@
 //! those of a wide range get an integer factor that moves it to the weight. Step sizes minimise Σ|x − Q(x)|^2.4 over 100
 //! ranges, as in QDrop's and TaQ-DiT's MSEObserver. What a factor takes from the input's error it adds to the weight's,
 //! the more the fewer bits that has; so factors of several sizes, and none, are tried with the weight rounded to nearest,
-//! and the layer's output decides.
+//! and the layer's output decides, on rows that nothing was fitted to. The plan's own grids are a candidate as well.
 
 use mlx_rs::Array;
 use rayon::prelude::*;
@@ -85,10 +85,13 @@ pub(in crate::rounders) struct Calibrated {
 /// Values of one layer's input at one timestep.
 #[derive(Clone, Default)]
 struct Seen {
+    rows: usize,
     low: Vec<f32>,
     high: Vec<f32>,
-    /// Whole tokens, row-major.
+    /// Whole tokens, row-major, of every other row: what grids are fitted to.
     tokens: Vec<f32>,
+    /// Those of the other rows: what grids are judged by.
+    others: Vec<f32>,
 }
 
 impl Seen {
@@ -103,9 +106,11 @@ impl Seen {
                 *high = high.max(x);
             }
             if i % stride == 0 {
-                self.tokens.extend_from_slice(token);
+                let half = if self.rows.is_multiple_of(2) { &mut self.tokens } else { &mut self.others };
+                half.extend_from_slice(token);
             }
         }
+        self.rows += 1;
     }
 }
 
@@ -163,6 +168,12 @@ fn fit(layer: &LayerJob, seen: Vec<Seen>, settings: InputCalibration) -> Result<
     let mut candidates = Vec::new();
     for shift in shifts {
         let centred = Centred::new(&seen, &groups, &shift, channels);
+        if shift.is_empty() {
+            // The plan has seen more, and clips less.
+            let (rms, groups) = (centred.rms, groups.clone());
+            let (scale, shift) = planned(layer, &groups)?;
+            candidates.push(Calibrated { groups, scale, shift, multiplier: Vec::new(), rms });
+        }
         let mut multipliers = vec![Vec::new()];
         if settings.migrate.include(layer) {
             let ratios = ratios(&centred.values, channels, layer.input.bits[0])?;
@@ -177,9 +188,6 @@ fn fit(layer: &LayerJob, seen: Vec<Seen>, settings: InputCalibration) -> Result<
             candidates.push(Calibrated { groups, scale, shift, multiplier, rms: centred.rms });
         }
     }
-    if candidates.len() == 1 {
-        return Ok(candidates.swap_remove(0));
-    }
     let judge = Judge::new(layer, &seen, settings.clipping)?;
     let mut best = (f32::INFINITY, 0);
     for (at, candidate) in candidates.iter().enumerate() {
@@ -189,6 +197,16 @@ fn fit(layer: &LayerJob, seen: Vec<Seen>, settings: InputCalibration) -> Result<
         }
     }
     Ok(candidates.swap_remove(best.1))
+}
+
+/// The plan's own step sizes by group, the largest of each, and its shift.
+fn planned(layer: &LayerJob, groups: &[usize]) -> Result<(Vec<f32>, Vec<f32>)> {
+    let mut scale = vec![0.0_f32; count(groups)];
+    for (&group, own) in groups.iter().zip(to_vec(&layer.input.scale)?) {
+        scale[group] = scale[group].max(own);
+    }
+    let shift = layer.input.shift.as_ref().map_or(Ok(Vec::new()), to_vec)?;
+    Ok((scale, shift))
 }
 
 /// Values of a layer's input after a shift, by group.
@@ -243,11 +261,17 @@ impl<'a> Judge<'a> {
     fn new(layer: &'a LayerJob, seen: &[Seen], clipping: Clipping) -> Result<Self> {
         let (weight, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
         let channels = layer.spec.in_features;
-        let tokens: Vec<f32> = seen.iter().flat_map(|s| s.tokens.iter().copied()).collect();
+        // With a single row there is no other to judge by.
+        let half = if seen.iter().all(|s| s.others.is_empty()) {
+            |s: &Seen| s.tokens.clone()
+        } else {
+            |s: &Seen| s.others.clone()
+        };
+        let tokens: Vec<f32> = seen.iter().flat_map(half).collect();
         let steps: Vec<usize> = seen
             .iter()
             .enumerate()
-            .flat_map(|(step, s)| std::iter::repeat_n(step, s.tokens.len() / channels))
+            .flat_map(|(step, s)| std::iter::repeat_n(step, half(s).len() / channels))
             .collect();
         let tokens = Array::from_slice(&tokens, &[steps.len() as i32, 1, channels as i32]);
         Ok(Self { layer, clipping, weight, shape, tokens, steps })

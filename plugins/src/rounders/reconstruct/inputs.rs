@@ -2,7 +2,7 @@
 //!
 //! The step sizes follow LSQ (Esser et al., arXiv 1902.08153) as in QDrop and TaQ-DiT, on a logarithmic scale: s · e^θ
 //! stays positive, and one learning rate suits all. Timesteps may share a step size (static, as in TaQ-DiT) or have one
-//! each (as in its Python descendant).
+//! each (as in its Python descendant); the correction of the bias is the same at all of them.
 
 use mlx_rs::Array;
 use taq_core::LearnedInput;
@@ -37,7 +37,7 @@ struct Learned {
     theta: Variables,
     /// Row-major `[steps, in_features]`, or empty.
     shift: Vec<f32>,
-    /// By group, row-major `[groups, out_features]`, in units of `bias_unit`; empty if biases stay.
+    /// `[out_features]`, the same at every timestep, in units of `bias_unit`; empty if biases stay.
     bias: Variables,
     bias_unit: f32,
     rates: InputRates,
@@ -66,7 +66,7 @@ impl InputLearner {
     /// Grids that are learned from this start, with the plan's bits.
     pub(in crate::rounders) fn calibrated(plan: &InputGrids, outputs: usize, start: InputStart) -> Self {
         let InputStart { groups, scale, shift, bias_unit, rates } = start;
-        let biases = if rates.bias > 0.0 { scale.len() * outputs } else { 0 };
+        let biases = if rates.bias > 0.0 { outputs } else { 0 };
         let learned = Learned {
             groups,
             theta: Variables::new(vec![0.0; scale.len()]),
@@ -104,13 +104,12 @@ impl InputLearner {
     pub(in crate::rounders) fn learned(&self, multiplier: &[f32]) -> Option<LearnedInput> {
         let learned = self.learned.as_ref()?;
         let scales = learned.scales();
-        let outputs = learned.bias.values.len() / scales.len();
-        let bias_of = |&group: &usize| &learned.bias.values[group * outputs..(group + 1) * outputs];
+        let bias: Vec<f32> = learned.bias.values.iter().map(|b| b * learned.bias_unit).collect();
         Some(LearnedInput {
             scale: learned.groups.iter().map(|&group| scales[group]).collect(),
             shift: learned.shift.clone(),
             multiplier: multiplier.to_vec(),
-            bias: learned.groups.iter().flat_map(bias_of).map(|b| b * learned.bias_unit).collect(),
+            bias: bias.repeat(learned.groups.len()),
         })
     }
 
@@ -130,12 +129,11 @@ impl InputLearner {
         if learned.rates.scale > 0.0 {
             learned.theta.step(Adam::new(learned.rates.scale * left, iteration), &slopes);
         }
-        let outputs = learned.bias.values.len() / scales.len();
-        let mut towards = vec![0.0; learned.bias.values.len()];
+        let outputs = learned.bias.values.len();
+        let mut towards = vec![0.0; outputs];
         if outputs > 0 {
-            for (&group, gradient) in learned.groups.iter().zip(gradients.bias.chunks(outputs)) {
-                let sums = &mut towards[group * outputs..(group + 1) * outputs];
-                sums.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+            for gradient in gradients.bias.chunks(outputs) {
+                towards.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
             }
             learned.bias.step(Adam::new(learned.rates.bias * left, iteration), &towards);
         }
@@ -184,7 +182,7 @@ mod tests {
         // Adam's first step has the size of the learning rate, against the sum of the group's gradients.
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(close(&learned.scale, &[0.99005, 0.99005, 2.0201]), "{:?}", learned.scale);
-        assert!(close(&learned.bias, &[-1.0, 1.0, -1.0, 1.0, 0.0, 1.0]), "{:?}", learned.bias);
+        assert!(close(&learned.bias, &[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]), "{:?}", learned.bias);
         let (grids, bias) = learner.arrays([2, 2], &[]).unwrap();
         assert_eq!((grids.bits.as_slice(), bias.unwrap().shape()), ([8, 8, 4].as_slice(), [3, 2].as_slice()));
         let broken = Gradients { scale: &[f32::NAN, 0.0, 0.0], ..gradients };

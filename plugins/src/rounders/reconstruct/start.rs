@@ -49,7 +49,7 @@ impl Start {
             true => moments.clone(),
             false => {
                 let m = Array::from_slice(&multiplier, &[1, multiplier.len() as i32]);
-                moments.divide(&m)?.divide(&m.t())?
+                moments.divide(&m)?.divide(m.t())?
             }
         };
         let better = compensation.round(layer, &weight, shape, params.clone(), &moments)?.weight_int;

@@ -108,7 +108,7 @@ impl Planted {
     /// The jobs of all layers. The plan's step sizes are those of the largest input.
     pub(in crate::rounders) fn layers(&self, grid: Grid) -> Vec<LayerJob> {
         let shape = [self.outputs as i32, self.inputs as i32];
-        let absmax = ops::max(&self.x.abs().unwrap(), None).unwrap().item_exact::<f32>();
+        let absmax = ops::max(self.x.abs().unwrap(), None).unwrap().item_exact::<f32>();
         let scale = absmax / taq_core::quant::activation_qmax(self.bits).unwrap();
         let input = InputGrids::new(vec![self.bits; self.steps], &vec![scale; self.steps]).unwrap();
         let job = |(spec, w): (&LayerSpec, &Vec<f32>)| LayerJob {
