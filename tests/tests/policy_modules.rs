@@ -144,12 +144,31 @@ fn the_abi_page_is_right() {
     };
     for limit in [
         format!(
-            "| file | {} MiB, {} functions",
+            "| file | {} MiB, a component {} MiB; {} functions",
             limits::MODULE_BYTES >> 20,
+            limits::COMPONENT_BYTES >> 20,
             spaced(limits::FUNCTIONS.into())
         ),
+        format!(
+            "| function | {} parameters, {} results; variables × blocks up to {}, a loop",
+            limits::PARAMETERS,
+            limits::RESULTS,
+            spaced(limits::FUNCTION_WEIGHT)
+        ),
+        format!(
+            "| component | {} instances, {} memories, {} tables, {} handles",
+            limits::INSTANCES,
+            limits::MEMORIES,
+            limits::TABLES,
+            limits::HANDLES
+        ),
+        format!("an instruction, {} for calling the host", limits::CALL_FUEL),
         format!("{} KiB of code in a function", limits::FUNCTION_BYTES >> 10),
-        format!("| compilation | {} s |", limits::COMPILE_SECONDS),
+        format!(
+            "| compilation | {} s, a component {} s |",
+            limits::COMPILE_SECONDS,
+            limits::COMPONENT_COMPILE_SECONDS
+        ),
         format!("| memory | {} MiB", limits::MEMORY_BYTES >> 20),
         format!("| tables | {} elements", spaced(limits::TABLE_ELEMENTS as u64)),
         format!("| stack | {} KiB", limits::STACK_BYTES >> 10),
@@ -159,6 +178,21 @@ fn the_abi_page_is_right() {
     ] {
         assert!(page.contains(&limit), "the page does not say `{limit}`");
     }
+}
+
+/// The page shows the world as it stands in the SDK, without its comments.
+#[test]
+fn the_abi_page_has_the_world() {
+    let read = |path: &str| fs::read_to_string(paths::repository().join(path)).unwrap();
+    let page = read("docs/abi/policy-v1.md");
+    let shown = page.split("```wit\n").nth(1).unwrap().split("```").next().unwrap();
+    let plain = |wit: &str| -> String {
+        wit.lines()
+            .filter(|line| !line.trim().is_empty() && !line.trim().starts_with("///"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(plain(shown), plain(&read("sdk/wit/policy.wit")));
 }
 
 /// Layers and timesteps, without statistics. One id has what JSON escapes.

@@ -1,4 +1,5 @@
-//! The WASM host: bit policies as sandboxed modules, ABI version 1 (`docs/abi/policy-v1.md`).
+//! The WASM host: bit policies as sandboxed modules and components, ABI version 1
+//! (`docs/abi/policy-v1.md`).
 //!
 //! A policy gets one JSON document and answers with another. It has no clock, no files, no randomness, no threads
 //! and no memory of an earlier call: every call runs in a fresh store. What it may use is bounded ([`limits`]), and
@@ -11,8 +12,12 @@
 mod cache;
 mod call;
 mod compile;
+mod component;
+mod explain;
 mod gate;
+mod limiter;
 pub mod limits;
+mod module;
 mod policy;
 mod text;
 

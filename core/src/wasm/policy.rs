@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use taq_policy::{INFO_FORMAT, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
-use wasmtime::Module;
+use taq_policy::{INFO_FORMAT, PolicyInfo, PolicyPlan, PolicyRequest};
 
 use super::cache;
-use super::call::{Answer, call};
+use super::call::{Answer, Guest, Reply, call};
 use super::compile::compile;
 use super::gate::ModuleFacts;
 use super::limits::{FUEL, SHORT_FUEL};
-use super::text::shown;
+use super::text::{document, shown};
 use crate::{BitPolicy, Error, Result};
 
 /// Characters of a policy's name, and of its version.
@@ -22,7 +20,7 @@ const NAME_CHARACTERS: usize = 64;
 pub struct WasmPolicy {
     path: PathBuf,
     hash: String,
-    module: Module,
+    guest: Guest,
     facts: ModuleFacts,
     info: PolicyInfo,
     settings: Map<String, Value>,
@@ -77,10 +75,10 @@ impl WasmPolicy {
     pub(super) fn open_with(path: &Path, cache: Option<&Path>) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
-        let (module, facts) = compile(&bytes, cache).map_err(failed)?;
-        let info = describe(&module, path).map_err(failed)?;
+        let (guest, facts) = compile(&bytes, cache).map_err(failed)?;
+        let info = describe(&guest, path).map_err(failed)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        Ok(Self { path: path.to_owned(), hash, module, facts, info, settings: Map::new() })
+        Ok(Self { path: path.to_owned(), hash, guest, facts, info, settings: Map::new() })
     }
 
     /// What the module says of itself.
@@ -116,20 +114,14 @@ impl WasmPolicy {
     fn answer(&self, request: &PolicyRequest, fuel: u64) -> Result<PolicyRun, Failure> {
         let request = PolicyRequest { settings: self.settings.clone(), ..request.clone() };
         let request = serde_json::to_vec(&request).map_err(|e| Failure::Module(e.to_string()))?;
-        let Answer { code, response, fuel, memory } =
-            call(&self.module, &self.info.name, Some(request.into()), fuel).map_err(Failure::Module)?;
-        match code {
-            0 => {
+        let Answer { reply, fuel, memory } =
+            call(&self.guest, &self.info.name, Some(request.into()), fuel).map_err(Failure::Module)?;
+        match reply {
+            Reply::Document(response) => {
                 let plan = document(&response, "plan").map_err(Failure::Module)?;
                 Ok(PolicyRun { plan, response, fuel, memory })
             }
-            1 => {
-                let PolicyError { error } = document(&response, "error").map_err(Failure::Module)?;
-                Err(Failure::Refusal(shown(error.as_bytes())))
-            }
-            code => {
-                Err(Failure::Module(format!("`assign` returned {code}; expected 0 (a plan) or 1 (an error)")))
-            }
+            Reply::Refusal(reason) => Err(Failure::Refusal(reason)),
         }
     }
 
@@ -165,13 +157,12 @@ enum Failure {
     Refusal(String),
 }
 
-fn describe(module: &Module, path: &Path) -> Result<PolicyInfo, String> {
+fn describe(guest: &Guest, path: &Path) -> Result<PolicyInfo, String> {
     let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let Answer { code, response, .. } = call(module, &name, None, SHORT_FUEL)?;
-    if code != 0 {
-        return Err(format!("`describe` returned {code}; expected 0"));
-    }
-    let info: PolicyInfo = document(&response, "description")?;
+    let info: PolicyInfo = match call(guest, &name, None, SHORT_FUEL)?.reply {
+        Reply::Document(response) => document(&response, "description")?,
+        Reply::Refusal(reason) => return Err(format!("it does not describe itself: {reason}")),
+    };
     if info.format != INFO_FORMAT {
         let found = shown(info.format.as_bytes());
         return Err(format!("the format of its description is `{found}`; expected `{INFO_FORMAT}`"));
@@ -186,12 +177,4 @@ fn describe(module: &Module, path: &Path) -> Result<PolicyInfo, String> {
         }
     }
     Ok(PolicyInfo { summary: shown(info.summary.as_bytes()), ..info })
-}
-
-/// A JSON document of the guest.
-fn document<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| format!("its {what} is no UTF-8 (at byte {})", e.valid_up_to()))?;
-    serde_json::from_str(text)
-        .map_err(|e| format!("its {what} is not one: {}", shown(e.to_string().as_bytes())))
 }

@@ -1,4 +1,6 @@
-//! Text that comes from a module, made fit for a terminal.
+//! Text that comes from a guest: made fit for a terminal, or read as a document.
+
+use serde::de::DeserializeOwned;
 
 use super::limits::TEXT_CHARACTERS;
 
@@ -25,6 +27,14 @@ pub(super) fn shown(bytes: &[u8]) -> String {
 /// Marks that change how what follows them is displayed.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A JSON document of the guest.
+pub(super) fn document<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| format!("its {what} is no UTF-8 (at byte {})", e.valid_up_to()))?;
+    serde_json::from_str(text)
+        .map_err(|e| format!("its {what} is not one: {}", shown(e.to_string().as_bytes())))
 }
 
 #[cfg(test)]

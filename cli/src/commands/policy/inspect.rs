@@ -20,7 +20,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), Failure> {
         bytes(facts.memory_pages * 65536),
         bytes(limits::MEMORY_BYTES as u64)
     );
-    let mut table = Table::new(&["MODULE", ""]);
+    let mut table = Table::new(&[if facts.component { "COMPONENT" } else { "MODULE" }, ""]);
     table.row(["size", &format!("{}, {} functions", bytes(facts.bytes as u64), facts.functions)]);
     table.row(["blake3", policy.hash()]);
     table.row(["imports", &facts.imports.join(", ")]);

@@ -1,70 +1,50 @@
-//! What a module must be before it is compiled: looked up in its sections, without running anything.
+//! What a core module must be.
 
-use wasmparser::{CompositeInnerType, Encoding, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
 
-use super::limits::{FUNCTION_BYTES, FUNCTIONS, MEMORY_BYTES, MODULE_BYTES, TABLE_ELEMENTS};
-use super::text::shown;
+use super::sizes::Sizes;
+use super::{ModuleFacts, malformed};
+use crate::wasm::text::shown;
 
 /// The export that names the ABI.
 const MARKER: &str = "taq_policy_abi_v1";
-const PAGE: u64 = 64 << 10;
 
 /// Functions the host offers in the module `taq`, with their parameters.
 const IMPORTS: [(&str, usize); 3] = [("read_request", 1), ("write_response", 2), ("log", 3)];
 
-/// What a module's sections say of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ModuleFacts {
-    /// Bytes of the file.
-    pub bytes: usize,
-    /// Functions of its own.
-    pub functions: u32,
-    /// Pages of 64 KiB that its memory begins with.
-    pub memory_pages: u64,
-    /// What it imports, as `module.name`.
-    pub imports: Vec<String>,
-    /// Names of what it exports.
-    pub exports: Vec<String>,
-}
-
 /// What the gate gathers from the sections.
 #[derive(Default)]
 struct Module {
-    facts: ModuleFacts,
+    sizes: Sizes,
+    imports: Vec<String>,
     types: Vec<Option<FuncType>>,
     /// Type of every function, imported ones first.
     functions: Vec<u32>,
     exports: Vec<(String, ExternalKind, u32)>,
 }
 
-/// Whether these bytes may be compiled. The error is a sentence for the user.
+/// As [`super::check`].
 pub(super) fn check(bytes: &[u8]) -> Result<ModuleFacts, String> {
-    if bytes.len() > MODULE_BYTES {
-        return Err(format!("it is {} bytes long; at most {MODULE_BYTES} are taken", bytes.len()));
-    }
-    if !bytes.starts_with(b"\0asm") {
-        return Err("it is no WebAssembly: it does not begin with `\\0asm`".into());
-    }
     let mut module = Module::default();
-    module.facts.bytes = bytes.len();
     for payload in Parser::new(0).parse_all(bytes) {
-        module.take(payload.map_err(malformed)?)?;
+        let payload = payload.map_err(malformed)?;
+        module.sizes.take(&payload)?;
+        module.take(payload)?;
     }
     module.check_exports()?;
-    module.facts.exports = module.exports.iter().map(|(name, ..)| shown(name.as_bytes())).collect();
-    Ok(module.facts)
-}
-
-fn malformed(error: wasmparser::BinaryReaderError) -> String {
-    format!("it is truncated or damaged: {}", shown(error.to_string().as_bytes()))
+    Ok(ModuleFacts {
+        component: false,
+        bytes: bytes.len(),
+        functions: module.sizes.functions,
+        memory_pages: module.sizes.memory_pages,
+        imports: module.imports,
+        exports: module.exports.iter().map(|(name, ..)| shown(name.as_bytes())).collect(),
+    })
 }
 
 impl Module {
     fn take(&mut self, payload: Payload<'_>) -> Result<(), String> {
         match payload {
-            Payload::Version { encoding: Encoding::Component, .. } => {
-                return Err("it is a component; this version of taq runs core modules (ABI version 1)".into());
-            }
             Payload::TypeSection(section) => {
                 for group in section {
                     for sub in group.map_err(malformed)?.into_types() {
@@ -82,55 +62,14 @@ impl Module {
                 }
             }
             Payload::FunctionSection(section) => {
-                if section.count() > FUNCTIONS {
-                    return Err(format!(
-                        "it has {} functions; at most {FUNCTIONS} are taken",
-                        section.count()
-                    ));
-                }
-                self.facts.functions = section.count();
                 for function in section {
                     self.functions.push(function.map_err(malformed)?);
-                }
-            }
-            Payload::MemorySection(section) => {
-                for memory in section {
-                    let memory = memory.map_err(malformed)?;
-                    if memory.memory64 || memory.shared {
-                        return Err("its memory is 64-bit or shared; policies have a plain 32-bit one".into());
-                    }
-                    self.facts.memory_pages = memory.initial;
-                    if memory.initial.saturating_mul(PAGE) > MEMORY_BYTES as u64 {
-                        return Err(format!(
-                            "it begins with {} pages of memory; at most {} (64 MiB) are given",
-                            memory.initial,
-                            MEMORY_BYTES as u64 / PAGE
-                        ));
-                    }
-                }
-            }
-            Payload::TableSection(section) => {
-                for table in section {
-                    let initial = table.map_err(malformed)?.ty.initial;
-                    if initial > TABLE_ELEMENTS as u64 {
-                        return Err(format!(
-                            "it begins with a table of {initial} elements; at most {TABLE_ELEMENTS} are given"
-                        ));
-                    }
                 }
             }
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export.map_err(malformed)?;
                     self.exports.push((export.name.to_owned(), export.kind, export.index));
-                }
-            }
-            Payload::CodeSectionEntry(body) => {
-                let length = body.range().len();
-                if length > FUNCTION_BYTES {
-                    return Err(format!(
-                        "one of its functions is {length} bytes long; at most {FUNCTION_BYTES} are compiled"
-                    ));
                 }
             }
             _ => {}
@@ -154,7 +93,7 @@ impl Module {
             return Err(format!("it imports {full}, which is a function, as another kind"));
         };
         self.functions.push(index);
-        self.facts.imports.push(format!("taq.{name}"));
+        self.imports.push(format!("taq.{name}"));
         if !self.has_signature(index, parameters, 0) {
             return Err(format!(
                 "it imports {full} with another signature; expected {}",
