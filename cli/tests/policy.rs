@@ -75,6 +75,24 @@ fn run_prints_the_same_plan_for_a_name_and_a_module_and_diff_tells_plans_apart()
 }
 
 #[test]
+fn bench_times_policies_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::write(here.join("request.json"), request(&json!({}))).unwrap();
+    fs::copy(module("baseline-a8"), here.join("a.wasm")).unwrap();
+    fs::copy(module("baseline-a8"), here.join("b.wasm")).unwrap();
+    let bench = ["policy", "bench", "./a.wasm", "./b.wasm", "--request", "request.json", "--runs", "3"];
+    let shown = taq_in(here, &bench).exits(0).stdout;
+    assert!(shown.contains("2 layers × 2 timesteps"), "{shown}");
+    for (head, unit) in [("decide, median", " ms"), ("with documents, best", " ms"), ("fuel", " million")] {
+        let row =
+            shown.lines().find(|line| line.starts_with(head)).unwrap_or_else(|| panic!("{head}:\n{shown}"));
+        assert_eq!(row.matches(unit).count(), 2, "{row}");
+    }
+    taq_in(here, &["policy", "bench", "--request", "request.json"]).exits(2).says("POLICY");
+}
+
+#[test]
 fn test_checks_a_folder_of_cases() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

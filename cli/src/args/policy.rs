@@ -78,12 +78,14 @@ pub(crate) enum PolicyCommand {
         #[arg(long)]
         bless: bool,
     },
-    /// Time a policy on a request
-    #[command(after_help = "Example:\n  taq policy bench multitier --request request.json")]
+    /// Time policies on a request, side by side
+    #[command(
+        after_help = "Example:\n  taq policy bench multitier policies/multitier/multitier.wasm --request request.json"
+    )]
     Bench {
-        /// Name of a policy, or path of a WASM module
-        #[arg(value_name = "POLICY")]
-        policy: String,
+        /// Names of policies, or paths of WASM modules
+        #[arg(value_name = "POLICY", required = true)]
+        policies: Vec<String>,
 
         /// What the policy is told (`taq policy request`)
         #[arg(long, value_name = "FILE")]

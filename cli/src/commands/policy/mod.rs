@@ -30,8 +30,8 @@ pub(crate) fn policy(host: Host, args: &PolicyArgs) -> Result<(), Failure> {
         }
         PolicyCommand::Run(args) => run(host, args),
         PolicyCommand::Test { policy, cases, bless } => cases::test(&host.registry, policy, cases, *bless),
-        PolicyCommand::Bench { policy, request, config, runs } => {
-            bench::bench(&host.registry, policy, request, config.as_ref(), *runs)
+        PolicyCommand::Bench { policies, request, config, runs } => {
+            bench::bench(&host.registry, policies, request, config.as_ref(), *runs)
         }
         PolicyCommand::Diff { first, second } => diff::diff(first, second),
     }
