@@ -10,6 +10,7 @@ use crate::manifest::DecideSettings;
 use crate::plan::{ActivationGrid, PlanSummary, QUANT_CONFIG_FORMAT, QuantConfig};
 use crate::registry::{Kind, label};
 use crate::stats::{LayerScalars, StatisticsIndex, StepIndex};
+use crate::wasm::shown;
 use crate::{
     Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
 };
@@ -183,7 +184,9 @@ fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
 /// # Errors
 /// [`Error::Plan`] names the layer and the field.
 pub fn check_plan(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
-    let refuse = |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason });
+    // A name in the plan may be anything.
+    let refuse =
+        |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason: shown(reason.as_bytes()) });
     if let Err(error) = plan.check(request) {
         return refuse(error.to_string());
     }

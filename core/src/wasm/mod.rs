@@ -26,3 +26,4 @@ mod tests;
 
 pub use gate::ModuleFacts;
 pub use policy::{PolicyRun, WasmPolicy};
+pub(crate) use text::shown;

@@ -6,7 +6,7 @@ use super::limits::TEXT_CHARACTERS;
 
 /// At most [`TEXT_CHARACTERS`] characters on one line, control characters escaped; bytes that are no UTF-8 are
 /// replaced.
-pub(super) fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     // Four bytes a character at the most: nothing beyond is looked at.
     let head = &bytes[..bytes.len().min(4 * TEXT_CHARACTERS)];
     let text = String::from_utf8_lossy(head);
