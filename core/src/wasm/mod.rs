@@ -19,6 +19,8 @@ mod limiter;
 pub mod limits;
 mod module;
 mod policy;
+#[cfg(fuzzing)]
+mod probe;
 mod text;
 
 #[cfg(test)]
@@ -26,4 +28,6 @@ mod tests;
 
 pub use gate::ModuleFacts;
 pub use policy::{PolicyRun, WasmPolicy};
+#[cfg(fuzzing)]
+pub use probe::{Outcome, probe};
 pub(crate) use text::shown;
