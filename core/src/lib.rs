@@ -31,6 +31,7 @@ mod policy;
 pub mod quant;
 pub mod registry;
 mod rounder;
+mod rows;
 mod sampler;
 pub mod stats;
 mod tap;

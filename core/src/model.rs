@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mlx_rs::{Array, ops};
 
+use crate::rows::take_rows;
 use crate::{LayerId, ModelSpec, Result, Tap};
 
 /// Prompts, encoded.
@@ -28,9 +29,7 @@ impl Conditioning {
 
     /// The given rows, in the given order; a row may come several times.
     pub fn rows(&self, rows: &[usize]) -> Result<Self> {
-        let index: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
-        let index = Array::from_slice(&index, &[index.len() as i32]);
-        Ok(Self { tokens: self.tokens.take_axis(&index, 0)?, pooled: self.pooled.take_axis(&index, 0)? })
+        Ok(Self { tokens: take_rows(&self.tokens, rows)?, pooled: take_rows(&self.pooled, rows)? })
     }
 
     /// The rows of all parts, one after the other.

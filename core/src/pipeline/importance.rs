@@ -6,14 +6,14 @@
 //! backward pass gives Jᵀr at every block. Averaged over tokens and over the rows of a timestep, there remains one weight
 //! per timestep and channel.
 
-use std::cell::RefCell;
+use mlx_rs::{Array, Dtype, ops, random};
 
-use mlx_rs::{Array, Dtype, ops, random, transforms};
-
+use super::gradient::value_and_gradients;
 use super::quantized::ActivationPlan;
-use super::reconstruction::Boundary;
+use super::reconstruction::{Boundary, block_forward};
 use crate::quant::to_vec;
-use crate::{BlockIo, Error, Identity, Model, Result, Tap};
+use crate::rows::take_rows;
+use crate::{BlockIo, Error, Identity, Model, Result};
 
 /// Rows that are looked at.
 const ROWS: usize = 256;
@@ -32,9 +32,7 @@ pub(super) struct Importance {
 impl Importance {
     /// The squared differences of a stream, weighted; `steps` has the planned timestep of each row.
     pub fn weigh(weights: &Array, squares: &Array, steps: &[usize]) -> Result<Array> {
-        let index: Vec<i32> = steps.iter().map(|&s| s as i32).collect();
-        let rows = weights.take_axis(Array::from_slice(&index, &[index.len() as i32]), 0)?;
-        Ok(squares.multiply(rows.expand_dims(1)?)?)
+        Ok(squares.multiply(take_rows(weights, steps)?.expand_dims(1)?)?)
     }
 
     /// Weights of image tokens.
@@ -99,11 +97,7 @@ fn gradients(
     let mut exact = io.clone();
     let mut zeros = Vec::new();
     let mut streams = Vec::new();
-    let forward = |block: usize, io: &BlockIo| -> Result<BlockIo> {
-        let mut tap = Identity;
-        tap.begin(&io.timesteps)?;
-        model.block_forward(block, io, &mut tap)
-    };
+    let forward = |block: usize, io: &BlockIo| block_forward(model, block, io, &mut Identity);
     for block in 0..blocks {
         exact = forward(block, &exact)?;
         zeros.push(ops::zeros_like(&exact.hidden)?);
@@ -126,21 +120,7 @@ fn gradients(
         let velocity = model.unembed(&io, latent)?;
         Ok(velocity.multiply(signs(velocity.shape())?)?.sum(None)?)
     };
-    let failure: RefCell<Option<Error>> = RefCell::new(None);
-    let loss = |added: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
-        run(added).map(|sum| vec![sum]).map_err(|e| {
-            let what = e.to_string();
-            failure.replace(Some(e));
-            mlx_rs::error::Exception::custom(what)
-        })
-    };
-    let argnums: Vec<i32> = (0..zeros.len() as i32).collect();
-    let result = transforms::value_and_grad_with_argnums(loss, &argnums[..])(&zeros);
-    if let Some(e) = failure.take() {
-        return Err(e);
-    }
-    let (_, grads) = result?;
-    transforms::eval(&grads)?;
+    let (_, grads) = value_and_gradients(&zeros, run)?;
     let mut grads = grads.into_iter();
     Ok(streams.iter().map(|&n| [grads.next(), if n > 1 { grads.next() } else { None }]).collect())
 }

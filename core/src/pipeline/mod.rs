@@ -5,6 +5,7 @@ mod cache;
 mod calibrate;
 mod decide;
 mod generate;
+mod gradient;
 mod guidance;
 mod importance;
 mod meter;

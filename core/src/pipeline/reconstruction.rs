@@ -1,13 +1,13 @@
 //! One block's calibration data: inputs from the quantized prefix (mixed with full precision if QDrop is asked for),
 //! targets from full precision.
 
-use std::cell::RefCell;
-
 use mlx_rs::{Array, ops, random, transforms};
 
+use super::gradient::value_and_gradients;
 use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 use crate::quant::{InputGrids, QDrop, QuantizedLayer};
+use crate::rows::take_rows;
 use crate::{
     Batch, BlockIo, Error, Identity, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
 };
@@ -22,13 +22,11 @@ pub(super) struct Boundary(pub BlockIo);
 impl Boundary {
     /// The given rows.
     pub fn rows(&self, rows: &[usize]) -> Result<BlockIo> {
-        let index: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
-        let index = Array::from_slice(&index, &[index.len() as i32]);
         let io = &self.0;
         Ok(BlockIo {
-            hidden: io.hidden.take_axis(&index, 0)?,
-            context: io.context.as_ref().map(|c| c.take_axis(&index, 0)).transpose()?,
-            temb: io.temb.take_axis(&index, 0)?,
+            hidden: take_rows(&io.hidden, rows)?,
+            context: io.context.as_ref().map(|c| take_rows(c, rows)).transpose()?,
+            temb: take_rows(&io.temb, rows)?,
             timesteps: rows.iter().map(|&r| io.timesteps[r]).collect(),
         })
     }
@@ -229,34 +227,18 @@ impl Reconstruction for BlockReconstruction<'_> {
     ) -> Result<(f32, Vec<LayerGradients>)> {
         let rows = self.boundary_rows(batch.rows);
         let (io, target) = (self.batch_inputs(&rows, batch.drop)?, self.targets.rows(&rows)?);
-        // The closure must return MLX's error type; ours waits here.
-        let failure: RefCell<Option<Error>> = RefCell::new(None);
-        let loss = |arrays: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
-            match self.squared_error(with_arrays(layers, arrays), &io, &target, batch.drop) {
-                Ok((sum, count)) => Ok(vec![sum.multiply(Array::from_f32(1.0 / count as f32))?]),
-                Err(Error::Mlx(e)) => Err(e),
-                Err(e) => {
-                    let what = e.to_string();
-                    failure.replace(Some(e));
-                    Err(mlx_rs::error::Exception::custom(what))
-                }
-            }
+        let loss = |arrays: &[Array]| {
+            let (sum, count) = self.squared_error(with_arrays(layers, arrays), &io, &target, batch.drop)?;
+            Ok(sum.multiply(Array::from_f32(1.0 / count as f32))?)
         };
-        let arrays = arrays(layers);
-        let argnums: Vec<i32> = (0..arrays.len() as i32).collect();
-        let result = transforms::value_and_grad_with_argnums(loss, &argnums[..])(&arrays);
-        if let Some(e) = failure.take() {
-            return Err(e);
-        }
-        let (value, grads) = result?;
-        transforms::eval(value.iter().chain(&grads))?;
+        let (value, grads) = value_and_gradients(&arrays(layers), loss)?;
         let mut grads = grads.into_iter();
         let gradients = layers.iter().map_while(|layer| {
             let (weight, scale) = (grads.next()?, grads.next()?);
             let bias = if layer.bias.is_some() { Some(grads.next()?) } else { None };
             Some(LayerGradients { weight, scale, bias })
         });
-        Ok((item(&value[0])?, gradients.collect()))
+        Ok((item(&value)?, gradients.collect()))
     }
 
     fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {
@@ -298,4 +280,33 @@ fn item(scalar: &Array) -> Result<f32> {
     scalar
         .try_item_exact::<f32>()
         .map_err(|e| Error::Unsupported { what: format!("a loss is no f32 number: {e}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guided_errors_are_those_of_the_guided_output() {
+        // Two samples of one token and two channels, each with its prompt and without.
+        let errors = [1.0_f32, 2.0, 1.0, -1.0, 0.5, 0.0, -0.5, 3.0];
+        let weight = 4.0;
+        let guided = Guided { weight, together: true };
+        let found = guided.squares(&Array::from_slice(&errors, &[4, 1, 2])).unwrap();
+        assert_eq!(found.shape(), [4, 1, 2]);
+        for (sample, pair) in errors.chunks(4).enumerate() {
+            for channel in 0..2 {
+                let (with, without) = (pair[channel], pair[2 + channel]);
+                // v₋ + w (v₊ − v₋)
+                let error = without + weight * (with - without);
+                for branch in 0..2 {
+                    let half = found.as_slice::<f32>()[sample * 4 + branch * 2 + channel];
+                    assert_eq!(half, error * error / 2.0, "sample {sample}, channel {channel}");
+                }
+            }
+        }
+        // What both branches share comes through once.
+        let shared = guided.squares(&Array::from_slice(&[0.5_f32; 4], &[2, 1, 2])).unwrap();
+        assert_eq!(shared.sum(None).unwrap().item_exact::<f32>(), 0.5);
+    }
 }

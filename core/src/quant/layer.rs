@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 
 use super::{QDrop, RowGrids, activation_qmax, fake_quantize};
+use crate::rows::take_rows;
 use crate::{Error, LinearCall, Result};
 
 /// The grids of one layer's input, by planned timestep: symmetric around the shift.
@@ -49,10 +50,9 @@ impl InputGrids {
 
     /// An input `[batch, …, in_features]` on its grids; `steps` has the planned timestep of each row of the batch.
     pub fn quantize(&self, input: &Array, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
-        let rows = index(steps);
         let bits: Vec<u8> = steps.iter().map(|&s| self.bits[s]).collect();
-        let scale = self.scale.take_axis(&rows, 0)?;
-        let shift = self.shift.as_ref().map(|z| z.take_axis(&rows, 0)).transpose()?;
+        let scale = take_rows(&self.scale, steps)?;
+        let shift = self.shift.as_ref().map(|z| take_rows(z, steps)).transpose()?;
         let grids = RowGrids {
             scale: &scale,
             bits: &bits,
@@ -79,15 +79,10 @@ impl QuantizedLayer {
     pub fn forward(&self, call: &LinearCall<'_>, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
         let output = call.compute_with(&self.input.quantize(call.input, steps, drop)?, &self.weight)?;
         match &self.bias {
-            Some(bias) => Ok(output.add(bias.take_axis(index(steps), 0)?.expand_dims(1)?)?),
+            Some(bias) => Ok(output.add(take_rows(bias, steps)?.expand_dims(1)?)?),
             None => Ok(output),
         }
     }
-}
-
-fn index(steps: &[usize]) -> Array {
-    let index: Vec<i32> = steps.iter().map(|&s| s as i32).collect();
-    Array::from_slice(&index, &[index.len() as i32])
 }
 
 #[cfg(test)]
