@@ -21,12 +21,13 @@ pub trait Reconstruction {
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()>;
 
     /// Mean squared error of the block's outputs over a batch when its layers compute with these parameters (one for
-    /// each layer of the job, in its order), and its gradients.
+    /// each layer of the job, in its order), a scalar, and its gradients. All are lazy: nothing is computed until they are
+    /// evaluated, so that what a rounder makes of them becomes part of the same graph.
     fn loss_and_grads(
         &self,
         layers: &[QuantizedLayer],
         batch: Batch<'_>,
-    ) -> Result<(f32, Vec<LayerGradients>)>;
+    ) -> Result<(Array, Vec<LayerGradients>)>;
 
     /// The same error without gradients, over rows that [`Self::loss_and_grads`] never shows.
     fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32>;
@@ -76,8 +77,8 @@ pub struct BlockJob<'a> {
     pub reconstruction: &'a dyn Reconstruction,
 }
 
-/// The integers of one layer and what they mean: `weight ≈ (weight_int − zero_point) · scale`, over the multiplier of the
-/// input if there is one.
+/// The integers of one layer and what they mean: `weight ≈ (weight_int − zero_point) · scale`, where the weight's columns
+/// are times the multiplier of the input if there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoundedLayer {
     /// Grid that was used.
@@ -102,7 +103,7 @@ pub struct LearnedInput {
     pub scale: Vec<f32>,
     /// Row-major `[steps, in_features]`; empty: 0.
     pub shift: Vec<f32>,
-    /// `[in_features]`; empty: 1. The integers are those of the weight with its columns times this.
+    /// `[in_features]`; empty: 1. What the input is divided by: the integers are those of the weight with its columns times this.
     pub multiplier: Vec<f32>,
     /// What is added to the bias, row-major `[steps, out_features]`; empty: 0.
     pub bias: Vec<f32>,

@@ -6,7 +6,7 @@ use mlx_rs::{Array, transforms};
 
 use crate::{Error, Result};
 
-/// The value of `f`, a scalar, and its derivatives with respect to each of `arrays`; evaluated.
+/// The value of `f`, a scalar, and its derivatives with respect to each of `arrays`; lazy.
 pub(super) fn value_and_gradients(
     arrays: &[Array],
     f: impl Fn(&[Array]) -> Result<Array>,
@@ -26,7 +26,6 @@ pub(super) fn value_and_gradients(
         return Err(e);
     }
     let (values, gradients) = result?;
-    transforms::eval(values.iter().chain(&gradients))?;
     Ok((values[0].clone(), gradients))
 }
 

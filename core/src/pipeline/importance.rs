@@ -6,7 +6,7 @@
 //! backward pass gives Jᵀr at every block. Averaged over tokens and over the rows of a timestep, there remains one weight
 //! per timestep and channel.
 
-use mlx_rs::{Array, Dtype, ops, random};
+use mlx_rs::{Array, Dtype, ops, random, transforms};
 
 use super::gradient::value_and_gradients;
 use super::quantized::ActivationPlan;
@@ -121,6 +121,7 @@ fn gradients(
         Ok(velocity.multiply(signs(velocity.shape())?)?.sum(None)?)
     };
     let (_, grads) = value_and_gradients(&zeros, run)?;
+    transforms::eval(&grads)?;
     let mut grads = grads.into_iter();
     Ok(streams.iter().map(|&n| [grads.next(), if n > 1 { grads.next() } else { None }]).collect())
 }

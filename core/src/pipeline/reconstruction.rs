@@ -224,7 +224,7 @@ impl Reconstruction for BlockReconstruction<'_> {
         &self,
         layers: &[QuantizedLayer],
         batch: Batch<'_>,
-    ) -> Result<(f32, Vec<LayerGradients>)> {
+    ) -> Result<(Array, Vec<LayerGradients>)> {
         let rows = self.boundary_rows(batch.rows);
         let (io, target) = (self.batch_inputs(&rows, batch.drop)?, self.targets.rows(&rows)?);
         let loss = |arrays: &[Array]| {
@@ -238,7 +238,7 @@ impl Reconstruction for BlockReconstruction<'_> {
             let bias = if layer.bias.is_some() { Some(grads.next()?) } else { None };
             Some(LayerGradients { weight, scale, bias })
         });
-        Ok((item(&value)?, gradients.collect()))
+        Ok((value, gradients.collect()))
     }
 
     fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {

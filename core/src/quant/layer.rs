@@ -15,8 +15,8 @@ pub struct InputGrids {
     pub scale: Array,
     /// What is subtracted before quantizing and added after, `[steps, in_features]`; 0 if absent.
     pub shift: Option<Array>,
-    /// Factors of the step size, `[in_features]`; 1 if absent. At run time they are folded into the weight
-    /// (TaQ-DiT's migration, SmoothQuant), so that one step size remains.
+    /// What channels are divided by before they are quantized, `[in_features]`; 1 if absent. The weight's columns are
+    /// multiplied by it (TaQ-DiT's migration, SmoothQuant).
     pub multiplier: Option<Array>,
 }
 
@@ -48,7 +48,8 @@ impl InputGrids {
         self.bits.len()
     }
 
-    /// An input `[batch, …, in_features]` on its grids; `steps` has the planned timestep of each row of the batch.
+    /// An input `[batch, …, in_features]`, over the multiplier, on its grids; `steps` has the planned timestep of each row of
+    /// the batch.
     pub fn quantize(&self, input: &Array, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
         let bits: Vec<u8> = steps.iter().map(|&s| self.bits[s]).collect();
         let scale = take_rows(&self.scale, steps)?;
@@ -66,7 +67,8 @@ impl InputGrids {
 /// What a quantized layer computes with. Its arrays may be part of a graph that is being differentiated.
 #[derive(Debug, Clone)]
 pub struct QuantizedLayer {
-    /// The weight that stands in for the full-precision one, `[out_features, in_features]`.
+    /// The weight that stands in for the full-precision one, `[out_features, in_features]`, its columns times the input's
+    /// multiplier.
     pub weight: Array,
     /// The grids of its input.
     pub input: InputGrids,
@@ -113,8 +115,8 @@ mod tests {
         let bias = Array::from_slice(&[0.5_f32], &[1]);
         let call = LinearCall { layer: &spec, input: &x, weight: &x, bias: Some(&bias) };
         let y = layer.forward(&call, &[0, 1, 0], None).unwrap();
-        // Step 0: 1.15 → 1 + 0.25, 2.9 on a step of 2 → 2. Step 1: 1.4 → 1.5, 2.9 on a step of 1 → 3.
-        assert_eq!(y.as_slice::<f32>(), [1.25 + 20.0 + 100.5, 1.5 + 30.0 + 1000.5, 121.75]);
+        // Step 0: 1.15 → 1 + 0.25, 2.9 / 2 → 1. Step 1: 1.4 → 1.5, 2.9 / 2 on a step of 0.5 → 1.5.
+        assert_eq!(y.as_slice::<f32>(), [1.25 + 10.0 + 100.5, 1.5 + 15.0 + 1000.5, 111.75]);
     }
 
     #[test]

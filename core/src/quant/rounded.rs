@@ -7,7 +7,7 @@ use super::{GridParams, InputGrids, QuantizedLayer};
 use crate::{Error, LayerSpec, LearnedInput, Result, RoundedLayer};
 
 impl RoundedLayer {
-    /// The weight that the integers stand for, `(weight_int − zero_point) · scale / multiplier`, row-major.
+    /// The weight that the integers stand for, `(weight_int − zero_point) · scale`, row-major.
     ///
     /// Expects a layer that [`Self::validate`] accepts; of others, what lies beyond the last group is 0.
     pub fn values(&self) -> Vec<f32> {
@@ -22,11 +22,6 @@ impl RoundedLayer {
                     *value = f32::from(i16::from(q) - i16::from(zero)) * scale;
                 }
             });
-        if let Some(multiplier) = self.learned.as_ref().map(|l| &l.multiplier).filter(|m| !m.is_empty()) {
-            values.par_chunks_mut(multiplier.len()).for_each(|row| {
-                row.iter_mut().zip(multiplier).for_each(|(value, m)| *value /= m);
-            });
-        }
         values
     }
 
@@ -264,7 +259,7 @@ mod tests {
             bias: vec![3.0; 4],
         });
         let learned = layer.quantized(&plan).unwrap();
-        assert_eq!(learned.weight.as_slice::<f32>(), [-4.0, 1.75, -1.0, 0.0, 20.0, 11.0, -4.0, 0.0]);
+        assert_eq!(learned.weight.as_slice::<f32>(), [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -4.0, 0.0]);
         assert_eq!(
             (learned.input.bits.as_slice(), learned.input.scale.as_slice::<f32>()),
             ([8, 4].as_slice(), [0.5, 0.25].as_slice())

@@ -6,6 +6,7 @@
 #include "host_kernel.h"
 
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -43,6 +44,17 @@ class Tensors {
   std::vector<taq_tensor> tensors_;
 };
 
+struct Copy {
+  char* to;
+  const char* from;
+  size_t bytes;
+};
+
+struct Work {
+  Tensors inputs, outputs;
+  std::vector<Copy> copies;
+};
+
 void check(const taq_error& error) {
   if (error.text[0]) {
     throw std::runtime_error(error.text);
@@ -52,24 +64,50 @@ void check(const taq_error& error) {
 class HostKernel : public mx::Primitive {
  public:
   HostKernel(mx::Stream stream, std::string name, const taq_kernel_functions* functions,
-             std::shared_ptr<const void> kernel)
-      : Primitive(stream), name_(std::move(name)), functions_(functions), kernel_(std::move(kernel)) {}
+             std::shared_ptr<const void> kernel, size_t in_place)
+      : Primitive(stream), name_(std::move(name)), functions_(functions), kernel_(std::move(kernel)),
+        in_place_(in_place) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    auto work = std::make_shared<std::pair<Tensors, Tensors>>();
-    for (auto a : inputs) {
-      if (!a.flags().row_contiguous) {
+    // Every output of a node lists the node's inputs, so with several outputs no input would ever be free. The other
+    // lists are of no more use: MLX clears them when the node is done.
+    if (in_place_ > 0 && !outputs[0].is_tracer()) {
+      for (auto& a : outputs) {
+        if (&a.inputs() != &inputs) {
+          a.inputs().clear();
+        }
+      }
+    }
+    auto work = std::make_shared<Work>();
+    for (size_t i = 0; i < inputs.size(); i++) {
+      auto& input = inputs[i];
+      if (!input.flags().row_contiguous) {
         throw std::runtime_error("[" + name_ + "] an input is not row-contiguous");
       }
-      work->first.add(a);
+      if (i >= in_place_) {
+        auto a = input;
+        work->inputs.add(a);
+      }
     }
-    for (auto& a : outputs) {
-      a.set_data(mx::allocator::malloc(a.nbytes()));
-      work->second.add(a);
+    for (size_t i = 0; i < outputs.size(); i++) {
+      auto& a = outputs[i];
+      if (i < in_place_ && inputs[i].is_donatable()) {
+        // Nobody else looks at the input again: its memory becomes the output's.
+        a.copy_shared_buffer(inputs[i]);
+      } else {
+        a.set_data(mx::allocator::malloc(a.nbytes()));
+        if (i < in_place_ && a.nbytes() > 0) {
+          work->copies.push_back({a.data<char>(), inputs[i].data<char>(), a.nbytes()});
+        }
+      }
+      work->outputs.add(a);
     }
     auto& encoder = mx::cpu::get_command_encoder(stream());
     encoder.dispatch([work, functions = functions_, kernel = kernel_] {
-      auto& [in, out] = *work;
+      for (auto& copy : work->copies) {
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      }
+      auto& [in, out, copies] = *work;
       taq_error error{};
       functions->forward(kernel.get(), in.data(), in.size(), out.data(), out.size(), &error);
       check(error);
@@ -114,6 +152,8 @@ class HostKernel : public mx::Primitive {
   std::string name_;
   const taq_kernel_functions* functions_;
   std::shared_ptr<const void> kernel_;
+  // So many inputs, the first ones, are where the outputs of the same places begin.
+  size_t in_place_;
 };
 
 bool is_ready_and_dense(const mx::array& a) {
@@ -123,7 +163,7 @@ bool is_ready_and_dense(const mx::array& a) {
 } // namespace
 
 extern "C" void taq_host_call(const taq_kernel_functions* functions, const void* kernel,
-                              const char* name, mlx_vector_array inputs, const int32_t* shapes,
+                              const char* name, mlx_vector_array inputs, size_t in_place, const int32_t* shapes,
                               const size_t* ranks, const int32_t* dtypes, size_t output_count,
                               mlx_stream stream, mlx_vector_array* result, taq_error* error) {
   try {
@@ -139,7 +179,7 @@ extern "C" void taq_host_call(const taq_kernel_functions* functions, const void*
       out_shapes.emplace_back(shapes, shapes + ranks[i]);
       out_dtypes.push_back(mlx_dtype_to_cpp(static_cast<mlx_dtype>(dtypes[i])));
     }
-    auto node = std::make_shared<HostKernel>(on, name, functions, std::move(owned));
+    auto node = std::make_shared<HostKernel>(on, name, functions, std::move(owned), in_place);
     mlx_vector_array_set_(*result, mx::array::make_arrays(std::move(out_shapes), out_dtypes, node, dense));
   } catch (const std::exception& e) {
     std::snprintf(error->text, sizeof error->text, "%s", e.what());

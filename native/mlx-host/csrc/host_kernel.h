@@ -40,10 +40,12 @@ extern "C" {
 
 // Adds a node to the graph and puts its outputs into `result`. Takes over one
 // reference to `kernel` and gives it back through `release`, on failure too.
-// `shapes` holds the output shapes one after the other.
+// `shapes` holds the output shapes one after the other. The first `in_place`
+// outputs begin with the contents of the inputs of the same places (in their
+// memory if nobody else needs it), which the kernel does not see as inputs.
 void taq_host_call(const taq_kernel_functions* functions, const void* kernel, const char* name,
-                   mlx_vector_array inputs, const int32_t* shapes, const size_t* ranks,
-                   const int32_t* dtypes, size_t output_count, mlx_stream stream,
+                   mlx_vector_array inputs, size_t in_place, const int32_t* shapes,
+                   const size_t* ranks, const int32_t* dtypes, size_t output_count, mlx_stream stream,
                    mlx_vector_array* result, taq_error* error);
 
 #ifdef __cplusplus

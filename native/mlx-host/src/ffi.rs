@@ -67,6 +67,7 @@ unsafe extern "C" {
         kernel: *const c_void,
         name: *const c_char,
         inputs: mlx_vector_array,
+        in_place: usize,
         shapes: *const i32,
         ranks: *const usize,
         dtypes: *const i32,
@@ -77,10 +78,12 @@ unsafe extern "C" {
     );
 }
 
-/// Adds a node for `kernel` to the graph.
+/// Adds a node for `kernel` to the graph. The first `in_place` inputs are what the first outputs begin with; the caller
+/// vouches that those have their shapes and types.
 pub(crate) fn call(
     kernel: &Arc<Inner>,
     inputs: &[&Array],
+    in_place: usize,
     outputs: &[(&[i32], Dtype)],
     stream: &Stream,
 ) -> Result<Vec<Array>, Exception> {
@@ -104,6 +107,7 @@ pub(crate) fn call(
             Arc::into_raw(Arc::clone(kernel)).cast(),
             name.as_ptr(),
             inputs.0,
+            in_place,
             shapes.as_ptr(),
             ranks.as_ptr(),
             dtypes.as_ptr(),
@@ -227,7 +231,7 @@ unsafe extern "C" fn forward(
         let mut outputs: Vec<ViewMut<'_>> = outputs
             .iter()
             .map(|t| {
-                // SAFETY: freshly allocated by the node for this kernel alone.
+                // SAFETY: the node's own memory, for this kernel alone.
                 unsafe { ViewMut::new(t.data.cast(), t.size, shape(t), t.dtype) }
             })
             .collect::<Result<_, _>>()?;

@@ -128,7 +128,43 @@ impl HostKernel {
         outputs: &[(&[i32], Dtype)],
         stream: &Stream,
     ) -> Result<Vec<Array>, Exception> {
-        ffi::call(&self.0, inputs, outputs, stream)
+        ffi::call(&self.0, inputs, 0, outputs, stream)
+    }
+
+    /// Calls a kernel that changes arrays: its first outputs hold the contents of `state` when it begins, and what it leaves
+    /// there are the first arrays of the result; then come the other `outputs`. It does not see `state` among its inputs.
+    ///
+    /// The arrays given keep their contents. Memory is copied only for those that someone still holds when the node is
+    /// evaluated, so a loop that replaces its state by the result works in place.
+    ///
+    /// ```
+    /// # use mlx_host::HostKernel;
+    /// # use mlx_rs::Array;
+    /// let add = HostKernel::new("add", |inputs, outputs| {
+    ///     outputs[0].f32().iter_mut().zip(inputs[0].f32()).for_each(|(sum, x)| *sum += x);
+    /// });
+    /// # mlx_rs::Device::set_default(&mlx_rs::Device::cpu());
+    /// let (mut sum, x) = (Array::from_f32(1.0), Array::from_f32(2.0));
+    /// for _ in 0..3 {
+    ///     sum = add.call_in_place(&[&sum], &[&x], &[])?.remove(0);
+    /// }
+    /// assert_eq!(sum.item_exact::<f32>(), 7.0);
+    /// # Ok::<(), mlx_rs::error::Exception>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`HostKernel::call`].
+    pub fn call_in_place(
+        &self,
+        state: &[&Array],
+        inputs: &[&Array],
+        outputs: &[(&[i32], Dtype)],
+    ) -> Result<Vec<Array>, Exception> {
+        let all: Vec<&Array> = state.iter().chain(inputs).copied().collect();
+        let own = state.iter().map(|a| (a.shape(), a.dtype()));
+        let outputs: Vec<(&[i32], Dtype)> = own.chain(outputs.iter().copied()).collect();
+        ffi::call(&self.0, &all, state.len(), &outputs, &Stream::thread_local_or_default())
     }
 
     /// [`HostKernel::call`] for a kernel with one `f32` output.

@@ -24,7 +24,7 @@ macro_rules! elements {
     )*};
 }
 
-elements!(f32 => Float32, i8 => Int8, u8 => Uint8, i32 => Int32, u32 => Uint32);
+elements!(f32 => Float32, i8 => Int8, u8 => Uint8, i16 => Int16, i32 => Int32, u32 => Uint32);
 
 /// An input of a kernel.
 #[derive(Clone, Copy)]
@@ -83,7 +83,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// An output of a kernel. Its contents are arbitrary until the kernel writes them.
+/// An output of a kernel. Its contents are arbitrary until the kernel writes them, except for those that
+/// [`crate::HostKernel::call_in_place`] works on.
 pub struct ViewMut<'a> {
     data: NonNull<u8>,
     size: usize,

@@ -130,3 +130,42 @@ fn long_chains_on_another_stream() {
     }
     assert_eq!(x.item_exact::<f32>(), 2.0f32.powi(60));
 }
+
+#[test]
+fn state_is_changed_in_place_unless_someone_else_holds_it() {
+    cpu();
+    let count = || {
+        HostKernel::new("count", |inputs, outputs| {
+            let [state, seen] = outputs else { panic!("two outputs") };
+            seen.data::<i32>()[0] = state.f32()[0] as i32;
+            state.f32().iter_mut().zip(inputs[0].f32()).for_each(|(s, x)| *s += x);
+        })
+    };
+    let address = |a: &Array| a.as_slice::<f32>().as_ptr() as usize;
+    let x = Array::from_slice(&[1.0f32; 4096], &[4096]);
+    let step = |state: &Array| count().call_in_place(&[state], &[&x], &[(&[1], Dtype::Int32)]).unwrap();
+    let mut state = Array::from_slice(&[5.0f32; 4096], &[4096]);
+    let start = address(&state);
+    for round in 0..3 {
+        let parts = step(&state);
+        state = parts[0].clone();
+        eval(&parts).unwrap();
+        assert_eq!((address(&state), parts[1].item_exact::<i32>()), (start, 5 + round));
+    }
+    assert_eq!(state.as_slice::<f32>(), &[8.0; 4096]);
+    // Held: both have their own contents.
+    let next = step(&state).remove(0);
+    eval([&next]).unwrap();
+    assert_eq!((state.as_slice::<f32>()[7], next.as_slice::<f32>()[7]), (8.0, 9.0));
+    // Twice the same, and a view that is not dense.
+    let both = HostKernel::new("both", |_, outputs| {
+        outputs[0].f32().fill(1.0);
+        outputs[1].f32()[0] = -1.0;
+    });
+    let grid = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+    let (a, b) = (grid.t(), grid.t());
+    let parts = both.call_in_place(&[&a, &b], &[], &[]).unwrap();
+    assert_eq!(parts[0].as_slice::<f32>(), &[1.0; 4]);
+    assert_eq!(parts[1].as_slice::<f32>(), &[-1.0, 3.0, 2.0, 4.0]);
+    assert_eq!(grid.as_slice::<f32>(), &[1.0, 2.0, 3.0, 4.0]);
+}

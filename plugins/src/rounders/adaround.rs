@@ -101,8 +101,8 @@ impl Rounder for AdaRound {
         needs_rows(self.recipe.rounder, job)?;
         let moments = self.start.moments(job, cx)?;
         let learners = job.layers.iter().zip(&moments).map(|(layer, moments)| {
-            let weight = Start::weight(layer, self.clipping, Vec::new(), moments.as_ref())?;
-            Ok(LayerLearner::new(weight, InputLearner::planned(&layer.input)))
+            let weight = Start::weight(layer, self.clipping, &[], moments.as_ref())?;
+            LayerLearner::new(weight, InputLearner::planned(&layer.input))
         });
         let learners = learners.collect::<Result<_>>()?;
         self.recipe.reconstruct(job, learners, cx)

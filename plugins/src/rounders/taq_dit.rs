@@ -142,11 +142,10 @@ impl TaqDit {
 
     fn learner(&self, layer: &LayerJob, input: Calibrated, moments: Option<&Array>) -> Result<LayerLearner> {
         let Calibrated { groups, scale, shift, multiplier, rms } = input;
-        let weight = Start::weight(layer, self.clipping, multiplier, moments)?;
+        let weight = Start::weight(layer, self.clipping, &multiplier, moments)?;
         let bias_unit = weight.typical_error() * rms;
-        let start = InputStart { groups, scale, shift, bias_unit, rates: self.rates };
-        let input = InputLearner::calibrated(&layer.input, layer.spec.out_features, start);
-        Ok(LayerLearner::new(weight, input))
+        let start = InputStart { groups, scale, shift, multiplier, bias_unit, rates: self.rates };
+        LayerLearner::new(weight, InputLearner::calibrated(&layer.input, layer.spec.out_features, start)?)
     }
 }
 

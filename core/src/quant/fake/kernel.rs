@@ -24,8 +24,10 @@ struct Rows {
     mask: Option<Mask>,
 }
 
-/// One row of the batch: a step size and a shift for every channel.
+/// One row of the batch: what every channel is divided by and shifted by.
 struct Row {
+    scale: f32,
+    /// s · m.
     step: Vec<f32>,
     shift: Vec<f32>,
     multiplier: Vec<f32>,
@@ -41,6 +43,7 @@ impl Rows {
             false => vec![1.0; channels],
         };
         Row {
+            scale,
             step: multiplier.iter().map(|m| scale * m).collect(),
             shift: match self.shifted {
                 true => inputs[2].f32()[row * channels..][..channels].to_vec(),
@@ -84,7 +87,7 @@ fn forward(rows: &Rows, inputs: &[View<'_>], out: &mut [f32]) {
             for (out, x) in out.chunks_mut(channels).zip(x.chunks(channels)) {
                 forward_token(&row, x, out);
                 if let Some(mask) = rows.mask {
-                    keep(mask, index, x, out);
+                    keep(mask, index, &row, x, out);
                 }
                 index = index.wrapping_add(channels as u32);
             }
@@ -95,19 +98,20 @@ fn forward(rows: &Rows, inputs: &[View<'_>], out: &mut [f32]) {
 #[multiversion::multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn forward_token(row: &Row, x: &[f32], out: &mut [f32]) {
     let (low, high) = (-row.qmax - 1.0, row.qmax);
-    for (((y, &x), &step), &z) in out.iter_mut().zip(x).zip(&row.step).zip(&row.shift) {
-        *y = round_small(((x - z) / step).clamp(low, high)) * step + z;
+    let channels = row.step.iter().zip(&row.shift).zip(&row.multiplier);
+    for ((y, &x), ((&step, &z), &m)) in out.iter_mut().zip(x).zip(channels) {
+        *y = round_small(((x - z) / step).clamp(low, high)) * row.scale + z / m;
     }
 }
 
 #[multiversion::multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
-fn keep(mask: Mask, index: u32, x: &[f32], out: &mut [f32]) {
-    for (i, (y, &x)) in (0_u32..).zip(out.iter_mut().zip(x)) {
-        *y = if mask.keeps(index.wrapping_add(i)) { x } else { *y };
+fn keep(mask: Mask, index: u32, row: &Row, x: &[f32], out: &mut [f32]) {
+    for (i, ((y, &x), &m)) in (0_u32..).zip(out.iter_mut().zip(x).zip(&row.multiplier)) {
+        *y = if mask.keeps(index.wrapping_add(i)) { x / m } else { *y };
     }
 }
 
-/// The arriving gradient where nothing was clamped, and what the step sizes get.
+/// The arriving gradient over the multiplier where nothing was clamped, and what the step sizes get.
 fn gradient(vjp: &Vjp, rows: &Rows) -> Result<Vec<Array>, Exception> {
     let (x, scale) = (&vjp.primals[0], &vjp.primals[1]);
     let rows = rows.clone();
@@ -177,8 +181,13 @@ fn backward_token<const MASKED: bool>(
         // Half-way points round to even: the upper one (Q is odd) leaves the range, the lower one (−Q − 1 is even)
         // stays in it.
         let inside = if u >= low - 0.5 && u < high + 0.5 { 1.0 } else { 0.0 };
-        let slope = (round_small(u.clamp(low, high)) - u * inside) * row.multiplier[i];
-        if MASKED && mask.keeps(index.wrapping_add(i as u32)) { (g, 0.0) } else { (g * inside, g * slope) }
+        let slope = round_small(u.clamp(low, high)) - u * inside;
+        let through = g / row.multiplier[i];
+        if MASKED && mask.keeps(index.wrapping_add(i as u32)) {
+            (through, 0.0)
+        } else {
+            (through * inside, g * slope)
+        }
     };
     let (x, g) = (&x[..dx.len()], &g[..dx.len()]);
     for start in (0..dx.len()).step_by(LANES) {

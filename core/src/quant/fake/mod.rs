@@ -24,7 +24,7 @@ pub struct RowGrids<'a> {
     pub bits: &'a [u8],
     /// What is subtracted before and added after, z, `[batch, channels]`; 0 if absent.
     pub shift: Option<&'a Array>,
-    /// Factors m of the step size, `[channels]`; 1 if absent.
+    /// What channels are divided by, m, `[channels]`; 1 if absent.
     pub multiplier: Option<&'a Array>,
 }
 
@@ -38,13 +38,14 @@ pub struct QDrop {
     pub seed: u32,
 }
 
-/// Rounds activations to a symmetric grid per row of the batch: `clamp(round((x − z) / (s·m)), −Q − 1, Q) · s·m + z`
-/// with Q = 2^(bits − 1) − 1, ties to even.
+/// Rounds activations over their multiplier to a symmetric grid per row of the batch:
+/// `clamp(round((x − z) / (s·m)), −Q − 1, Q) · s + z / m` with Q = 2^(bits − 1) − 1, ties to even.
 ///
-/// The result has the shape and dtype of `x`. NaN stays NaN. With [`QDrop`], the elements it picks stay as they are.
+/// The result, an approximation of x / m, has the shape and dtype of `x`. NaN stays NaN. With [`QDrop`], the elements it
+/// picks become x / m.
 ///
-/// The gradient with respect to `x` is 1 where the integer is within the range before clamping and 0 where it
-/// is clamped; with respect to s it is m times the integer less, where nothing was clamped, what was rounded. None
+/// The gradient with respect to `x` is 1/m where the integer is within the range before clamping and 0 where it
+/// is clamped; with respect to s it is the integer less, where nothing was clamped, what was rounded. None
 /// flows to the shift and the multiplier.
 pub fn fake_quantize(x: &Array, grids: RowGrids<'_>, drop: Option<QDrop>) -> Result<Array> {
     let qmax = check(x, grids)?;

@@ -14,7 +14,7 @@ use taq_core::quant::{Clipping, GridParams, activation_qmax, round_nearest, to_m
 use taq_core::{BlockJob, Context, Error, LayerJob, LearnedInput, LinearCall, Result, RoundedLayer};
 
 use super::math::pow;
-use super::weights::scaled_columns;
+use super::start::scaled_columns;
 
 /// Sizes of the factors that are tried: exponents of the ratio between an outlier's step size and that of the others.
 const MIGRATIONS: [f32; 4] = [0.25, 0.5, 0.75, 1.0];

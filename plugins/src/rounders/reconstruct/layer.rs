@@ -1,37 +1,32 @@
 //! One layer being learned: its weight and its input.
 
 use mlx_rs::Array;
-use taq_core::quant::QuantizedLayer;
-use taq_core::{Result, RoundedLayer};
+use taq_core::quant::{QuantizedLayer, to_vec};
+use taq_core::{LayerGradients, Result, RoundedLayer};
 
 use super::adam::Adam;
 use super::hard::HardWeight;
 use super::inputs::InputLearner;
 use super::weights::{Step, WeightLearner};
 
-/// Derivatives of the error in host memory.
-pub(in crate::rounders) struct Gradients<'a> {
-    /// Row-major `[out_features, in_features]`.
-    pub(in crate::rounders) weight: &'a [f32],
-    /// `[steps]`.
-    pub(in crate::rounders) scale: &'a [f32],
-    /// Row-major `[steps, out_features]`, or empty.
-    pub(in crate::rounders) bias: &'a [f32],
-}
-
 /// See the module's head.
 pub(in crate::rounders) struct LayerLearner {
-    weight: WeightLearner,
-    hard: Option<HardWeight>,
+    weight: Weight,
     input: InputLearner,
+    /// Where it began: rounded to nearest, on the first grids of its input.
     start: RoundedLayer,
+}
+
+enum Weight {
+    Soft(Box<WeightLearner>),
+    Hard(HardWeight),
 }
 
 impl LayerLearner {
     /// A layer that begins with this weight and this input.
-    pub(in crate::rounders) fn new(weight: WeightLearner, input: InputLearner) -> Self {
-        let start = RoundedLayer { learned: input.learned(weight.multiplier()), ..weight.nearest().clone() };
-        Self { weight, hard: None, input, start }
+    pub(in crate::rounders) fn new(weight: WeightLearner, input: InputLearner) -> Result<Self> {
+        let start = RoundedLayer { learned: input.learned()?, ..weight.nearest().clone() };
+        Ok(Self { weight: Weight::Soft(Box::new(weight)), input, start })
     }
 
     /// Where it began: rounded to nearest, on the first grids of its input.
@@ -41,51 +36,87 @@ impl LayerLearner {
 
     /// The layer with the present variables.
     pub(in crate::rounders) fn quantized(&self) -> Result<QuantizedLayer> {
-        let shape = self.weight.shape();
-        let values = self.hard.as_ref().map_or(self.weight.soft(), HardWeight::values);
-        let weight = Array::from_slice(values, &shape.map(|n| n as i32));
-        let (input, bias) = self.input.arrays(shape, self.weight.multiplier())?;
+        let weight = match &self.weight {
+            Weight::Soft(weight) => weight.soft()?,
+            Weight::Hard(weight) => weight.values()?,
+        };
+        let (input, bias) = self.input.arrays()?;
         Ok(QuantizedLayer { weight, input, bias })
     }
 
-    /// Takes the sizes of the gradients; false if one is not finite.
-    pub(in crate::rounders) fn calibrate(&mut self, gradients: &Gradients<'_>) -> bool {
-        self.weight.calibrate(gradients.weight)
+    /// Takes the sizes of the gradients.
+    pub(in crate::rounders) fn calibrate(&mut self, gradients: &LayerGradients) -> Result<()> {
+        match &mut self.weight {
+            Weight::Soft(weight) => weight.calibrate(&gradients.weight),
+            Weight::Hard(_) => Ok(()),
+        }
     }
 
-    /// One step of the rounding and of the input; `left` is the share of the input's learning rates that is left.
-    pub(in crate::rounders) fn step(&mut self, gradients: &Gradients<'_>, step: &Step, left: f32) -> bool {
-        self.input.step(gradients, step.iteration, left) && self.weight.step(gradients.weight, step)
+    /// One step of the weight and of the input; `left` is the share of their learning rates that is left, that of the
+    /// rounding apart. Lazy.
+    pub(in crate::rounders) fn step(
+        &mut self,
+        gradients: &LayerGradients,
+        step: &Step,
+        left: f32,
+    ) -> Result<()> {
+        match &mut self.weight {
+            Weight::Soft(weight) => weight.step(&gradients.weight, step)?,
+            Weight::Hard(weight) => {
+                let adam = Adam::new(self.input.rates().scale * left, step.iteration);
+                weight.step(adam, &gradients.weight)?;
+            }
+        }
+        self.input.step(gradients, step.iteration, left)
+    }
+
+    /// What has to be evaluated.
+    pub(in crate::rounders) fn arrays(&self) -> Vec<&Array> {
+        let mut arrays = match &self.weight {
+            Weight::Soft(weight) => weight.arrays().to_vec(),
+            Weight::Hard(weight) => weight.arrays().to_vec(),
+        };
+        arrays.extend(self.input.variables());
+        arrays
+    }
+
+    /// False once a gradient was not finite.
+    pub(in crate::rounders) fn is_finite(&self) -> Result<bool> {
+        let weight = match &self.weight {
+            Weight::Soft(weight) => weight.is_finite()?,
+            Weight::Hard(weight) => weight.is_finite()?,
+        };
+        for array in self.input.variables() {
+            if !to_vec(&array.sum(None)?)?[0].is_finite() {
+                return Ok(false);
+            }
+        }
+        Ok(weight)
     }
 
     /// Fixes the integers.
-    pub(in crate::rounders) fn harden(&mut self) {
-        let learned = self.input.learned(self.weight.multiplier());
-        self.hard = Some(HardWeight::new(RoundedLayer { learned, ..self.weight.harden() }));
-        self.input.rest();
-    }
-
-    /// One step of the step sizes of weight and input, the integers being fixed.
-    pub(in crate::rounders) fn polish(
-        &mut self,
-        gradients: &Gradients<'_>,
-        iteration: usize,
-        left: f32,
-    ) -> bool {
-        let adam = Adam::new(self.input.rates().scale * left, iteration);
-        let finite = self.hard.as_mut().is_some_and(|hard| hard.step(adam, gradients.weight));
-        finite && self.input.step(gradients, iteration, left)
+    pub(in crate::rounders) fn harden(&mut self) -> Result<()> {
+        if let Weight::Soft(weight) = &self.weight {
+            self.weight = Weight::Hard(HardWeight::new(weight.harden()?)?);
+            self.input.rest()?;
+        }
+        Ok(())
     }
 
     /// The integers, and what was learned of the input.
-    pub(in crate::rounders) fn rounded(&self) -> RoundedLayer {
-        let learned = self.input.learned(self.weight.multiplier());
-        let hard = self.hard.as_ref().map(|h| h.rounded().clone());
-        RoundedLayer { learned, ..hard.unwrap_or_else(|| self.weight.harden()) }
+    pub(in crate::rounders) fn rounded(&self) -> Result<RoundedLayer> {
+        let weight = match &self.weight {
+            Weight::Soft(weight) => weight.harden()?,
+            Weight::Hard(weight) => weight.rounded()?,
+        };
+        Ok(RoundedLayer { learned: self.input.learned()?, ..weight })
     }
 
     /// Weights that are decided, and weights that have a choice.
-    pub(in crate::rounders) fn decided(&self) -> (usize, usize) {
-        self.weight.decided()
+    pub(in crate::rounders) fn decided(&self) -> Result<(usize, usize)> {
+        match &self.weight {
+            Weight::Soft(weight) => weight.decided(),
+            Weight::Hard(_) => Ok((0, 0)),
+        }
     }
 }

@@ -24,6 +24,7 @@
 mod adam;
 mod batches;
 mod calibrate;
+mod device;
 mod hard;
 mod inputs;
 mod layer;
@@ -36,7 +37,7 @@ pub(super) mod testing;
 mod tests;
 mod weights;
 
-use mlx_rs::Array;
+use mlx_rs::{Array, transforms};
 use taq_core::quant::{QDrop, QuantizedLayer, to_vec};
 use taq_core::{
     Batch, BlockJob, Context, Error, LOSS_STRIDE, LayerGradients, Result, RoundedBlock, RoundedLayer,
@@ -46,7 +47,7 @@ use batches::Batches;
 pub use calibrate::Inputs;
 pub(super) use calibrate::{Calibrated, InputCalibration, calibrate_inputs};
 pub(super) use inputs::{InputLearner, InputRates, InputStart};
-pub(super) use layer::{Gradients, LayerLearner};
+pub(super) use layer::LayerLearner;
 pub use soft::BetaSchedule;
 pub use start::Start;
 use weights::Step;
@@ -116,15 +117,14 @@ impl Recipe {
         cx: &Context,
     ) -> Result<RoundedBlock> {
         let mut losses = self.learn(job, &mut learners, cx)?;
-        let (decided, free) = decided(&learners);
-        learners.iter_mut().for_each(LayerLearner::harden);
+        let (decided, free) = decided(&learners)?;
+        learners.iter_mut().try_for_each(LayerLearner::harden)?;
         losses.extend(self.polish(job, &mut learners, cx)?);
 
-        let learned: Vec<RoundedLayer> = learners.iter().map(LayerLearner::rounded).collect();
+        let learned = learners.iter().map(LayerLearner::rounded).collect::<Result<Vec<_>>>()?;
         let nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
         let held_out = |layers: &[RoundedLayer]| {
-            let layers = layers.iter().zip(job.layers).map(|(l, job)| l.quantized(&job.input));
-            finite_loss(job, job.reconstruction.held_out_loss(&layers.collect::<Result<Vec<_>>>()?)?)
+            finite_loss(job, job.reconstruction.held_out_loss(&quantized(job, layers)?)?)
         };
         let (ours, start) = (held_out(&learned)?, held_out(&nearest)?);
         let (name, block) = (self.rounder, &job.block.id);
@@ -139,16 +139,19 @@ impl Recipe {
         Ok(RoundedBlock { layers: learned, losses })
     }
 
+    /// Learns the rounding, and with it whatever else the layers learn.
     fn learn(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
         let mut batches = Batches::new(cx.seed, job.reconstruction.rows(), self.batch_size);
-        let at_nearest = learners.iter().zip(job.layers).map(|(l, job)| l.start().quantized(&job.input));
-        let at_nearest = at_nearest.collect::<Result<Vec<_>>>()?;
+        let at_nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
         let batch = Batch { rows: batches.next(), drop: None };
-        evaluate(job, &at_nearest, batch, learners, |l, g| l.calibrate(g))?;
-
-        let mut losses = Vec::with_capacity(self.iters.div_ceil(LOSS_STRIDE));
-        for at in 0..self.iters {
-            cx.check()?;
+        let (_, gradients) = gradients(job, &quantized(job, &at_nearest)?, batch)?;
+        for ((learner, gradients), layer) in learners.iter_mut().zip(&gradients).zip(job.layers) {
+            if !to_vec(&gradients.weight.sum(None)?)?[0].is_finite() {
+                return Err(Error::NotFinite { what: format!("gradient of layer `{}`", layer.spec.id) });
+            }
+            learner.calibrate(gradients)?;
+        }
+        self.descend(job, learners, cx, self.iters, &mut batches, |at| {
             let beta = self.schedule.beta(at, self.iters, self.warm_up, self.beta);
             let step = Step {
                 iteration: at + 1,
@@ -156,38 +159,60 @@ impl Recipe {
                 lambda: if beta.is_some() { self.lambda } else { 0.0 },
                 beta: beta.unwrap_or(self.beta[0]),
             };
-            let left = cosine(at, self.iters);
-            let drop = self.qdrop(cx.seed, at);
-            let layers = quantized(learners)?;
-            let batch = Batch { rows: batches.next(), drop };
-            let loss = evaluate(job, &layers, batch, learners, |l, g| l.step(g, &step, left))?;
-            if at % LOSS_STRIDE == 0 {
-                losses.push(loss);
-            }
-            report(cx, at + 1, self.iters, || {
-                let (decided, free) = decided(learners);
-                let share = 100.0 * decided as f64 / free.max(1) as f64;
-                format!("loss {loss:.3e}, {share:.0} % decided")
-            });
-        }
-        Ok(losses)
+            (step, self.qdrop(cx.seed, at))
+        })
     }
 
     /// With the integers fixed, learns what else there is. Nothing is left in full precision: these are the numbers that
     /// the quantized model computes with.
     fn polish(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
         let mut batches = Batches::new(!cx.seed, job.reconstruction.rows(), self.batch_size);
-        let mut losses = Vec::with_capacity(self.polish.div_ceil(LOSS_STRIDE));
-        for at in 0..self.polish {
+        self.descend(job, learners, cx, self.polish, &mut batches, |at| {
+            (Step { iteration: at + 1, lr: self.lr, lambda: 0.0, beta: self.beta[1] }, None)
+        })
+    }
+
+    /// Takes `iters` steps; what each is like, `plan` says. Returns the loss every [`LOSS_STRIDE`] steps.
+    ///
+    /// The graph of a step is built while the device still computes the one before: the loss is looked at only when
+    /// progress is told.
+    fn descend(
+        &self,
+        job: &BlockJob<'_>,
+        learners: &mut [LayerLearner],
+        cx: &Context,
+        iters: usize,
+        batches: &mut Batches,
+        plan: impl Fn(usize) -> (Step, Option<QDrop>),
+    ) -> Result<Vec<f32>> {
+        let mut losses = Vec::with_capacity(iters.div_ceil(LOSS_STRIDE));
+        for at in 0..iters {
             cx.check()?;
-            let left = cosine(at, self.polish);
-            let batch = Batch { rows: batches.next(), drop: None };
-            let loss =
-                evaluate(job, &quantized(learners)?, batch, learners, |l, g| l.polish(g, at + 1, left))?;
-            if at % LOSS_STRIDE == 0 {
-                losses.push(loss);
+            let (step, drop) = plan(at);
+            let layers = learners.iter().map(LayerLearner::quantized).collect::<Result<Vec<_>>>()?;
+            let batch = Batch { rows: batches.next(), drop };
+            let (loss, gradients) = gradients(job, &layers, batch)?;
+            std::mem::drop(layers);
+            for (learner, gradients) in learners.iter_mut().zip(&gradients) {
+                learner.step(gradients, &step, cosine(at, iters))?;
             }
-            report(cx, at + 1, self.polish, || format!("loss {loss:.3e}, integers fixed"));
+            std::mem::drop(gradients);
+            transforms::async_eval([&loss].into_iter().chain(learners.iter().flat_map(LayerLearner::arrays)))?;
+            if at % LOSS_STRIDE == 0 {
+                losses.push(to_vec(&loss)?[0]);
+            }
+            let done = at + 1;
+            if done.is_multiple_of(REPORT_STRIDE) || done == iters {
+                let loss = to_vec(&loss)?[0];
+                check(job, learners, loss)?;
+                let note = match decided(learners)? {
+                    (_, 0) => format!("loss {loss:.3e}, integers fixed"),
+                    (decided, free) => {
+                        format!("loss {loss:.3e}, {:.0} % decided", 100.0 * decided as f64 / free as f64)
+                    }
+                };
+                cx.progress.advance(((done - 1) % REPORT_STRIDE + 1) as u64, &note);
+            }
         }
         Ok(losses)
     }
@@ -204,65 +229,48 @@ fn cosine(at: usize, iters: usize) -> f32 {
     0.5 * (1.0 + (std::f32::consts::PI * at as f32 / iters as f32).cos())
 }
 
-/// Tells of progress every [`REPORT_STRIDE`] iterations and at the end.
-fn report(cx: &Context, done: usize, iters: usize, note: impl FnOnce() -> String) {
-    if done.is_multiple_of(REPORT_STRIDE) || done == iters {
-        cx.progress.advance(((done - 1) % REPORT_STRIDE + 1) as u64, &note());
-    }
+fn quantized(job: &BlockJob<'_>, layers: &[RoundedLayer]) -> Result<Vec<QuantizedLayer>> {
+    layers.iter().zip(job.layers).map(|(layer, job)| layer.quantized(&job.input)).collect()
 }
 
-fn quantized(learners: &[LayerLearner]) -> Result<Vec<QuantizedLayer>> {
-    learners.iter().map(LayerLearner::quantized).collect()
-}
-
-/// Loss and gradients of these layers; each learner gets its own and says whether they are finite.
-fn evaluate(
+/// Loss and gradients of these layers, lazy, with their shapes checked.
+fn gradients(
     job: &BlockJob<'_>,
     layers: &[QuantizedLayer],
     batch: Batch<'_>,
-    learners: &mut [LayerLearner],
-    mut each: impl FnMut(&mut LayerLearner, &Gradients<'_>) -> bool,
-) -> Result<f32> {
+) -> Result<(Array, Vec<LayerGradients>)> {
     let (loss, gradients) = job.reconstruction.loss_and_grads(layers, batch)?;
-    finite_loss(job, loss)?;
-    if gradients.len() != learners.len() {
+    if gradients.len() != layers.len() {
         return Err(Error::Shape {
             what: format!("gradients of block `{}`", job.block.id),
-            expected: format!("one per layer, {}", learners.len()),
+            expected: format!("one per layer, {}", layers.len()),
             found: vec![gradients.len() as i32],
         });
     }
-    for (((learner, gradients), layer), job) in
-        learners.iter_mut().zip(&gradients).zip(layers).zip(job.layers)
-    {
-        let what = || format!("gradient of layer `{}`", job.spec.id);
+    for ((gradients, layer), job) in gradients.iter().zip(layers).zip(job.layers) {
         let LayerGradients { weight, scale, bias } = gradients;
-        let pairs = [
-            (weight, Some(&layer.weight)),
-            (scale, Some(&layer.input.scale)),
-            (bias.as_ref().unwrap_or(weight), bias.as_ref().and(layer.bias.as_ref())),
-        ];
-        for (gradient, of) in pairs {
-            if let Some(of) = of.filter(|of| of.shape() != gradient.shape()) {
-                let expected = format!("{:?}", of.shape());
-                return Err(Error::Shape { what: what(), expected, found: gradient.shape().to_vec() });
+        let bias = bias.as_ref().zip(layer.bias.as_ref());
+        for (gradient, of) in [(weight, &layer.weight), (scale, &layer.input.scale)].into_iter().chain(bias) {
+            if of.shape() != gradient.shape() {
+                return Err(Error::Shape {
+                    what: format!("gradient of layer `{}`", job.spec.id),
+                    expected: format!("{:?}", of.shape()),
+                    found: gradient.shape().to_vec(),
+                });
             }
         }
-        let weight = weight.contiguous()?;
-        let gradients = Gradients {
-            weight: slice(&weight)?,
-            scale: &to_vec(scale)?,
-            bias: &bias.as_ref().map_or(Ok(Vec::new()), to_vec)?,
-        };
-        if !each(learner, &gradients) {
-            return Err(Error::NotFinite { what: what() });
-        }
     }
-    Ok(loss)
+    Ok((loss, gradients))
 }
 
-fn slice(array: &Array) -> Result<&[f32]> {
-    Ok(array.try_as_slice::<f32>().map_err(|e| mlx_rs::error::Exception::custom(e.to_string()))?)
+/// [`Error::NotFinite`] names the layer where a gradient was not finite, or else the block.
+fn check(job: &BlockJob<'_>, learners: &[LayerLearner], loss: f32) -> Result<()> {
+    for (learner, layer) in learners.iter().zip(job.layers) {
+        if !learner.is_finite()? {
+            return Err(Error::NotFinite { what: format!("gradient of layer `{}`", layer.spec.id) });
+        }
+    }
+    finite_loss(job, loss).map(|_| ())
 }
 
 fn finite_loss(job: &BlockJob<'_>, loss: f32) -> Result<f32> {
@@ -271,8 +279,13 @@ fn finite_loss(job: &BlockJob<'_>, loss: f32) -> Result<f32> {
 }
 
 /// Weights that are decided, and weights that have a choice.
-fn decided(learners: &[LayerLearner]) -> (usize, usize) {
-    learners.iter().map(LayerLearner::decided).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+fn decided(learners: &[LayerLearner]) -> Result<(usize, usize)> {
+    let mut sum = (0, 0);
+    for learner in learners {
+        let (decided, free) = learner.decided()?;
+        sum = (sum.0 + decided, sum.1 + free);
+    }
+    Ok(sum)
 }
 
 /// [`Error::Settings`] if there is nothing to learn from.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::math::{at_least, at_most, exp, pow};
 
 /// ζ and γ: the sigmoid is stretched to γ … ζ and clipped to 0 … 1, so that it reaches both ends.
-const ZETA: f32 = 1.1;
-const GAMMA: f32 = -0.1;
+pub(super) const ZETA: f32 = 1.1;
+pub(super) const GAMMA: f32 = -0.1;
 
 /// h(V), how far a weight is rounded up: 0 is down, 1 is up. With its derivative, which is 0 where h is clipped.
 #[inline(always)]

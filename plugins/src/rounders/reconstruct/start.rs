@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use taq_core::quant::{Clipping, GridParams, to_matrix};
 use taq_core::{BlockJob, Context, LayerJob, Result};
 
-use super::weights::{WeightLearner, scaled_columns};
+use super::weights::WeightLearner;
 use crate::rounders::compensate::{Compensation, second_moments};
 
 /// Which integers learning begins at.
@@ -33,26 +33,34 @@ impl Start {
     pub(in crate::rounders) fn weight(
         layer: &LayerJob,
         clipping: Clipping,
-        multiplier: Vec<f32>,
+        multiplier: &[f32],
         moments: Option<&Array>,
     ) -> Result<WeightLearner> {
         layer.grid.validate(&layer.spec)?;
         let (weight, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
-        let weight = scaled_columns(weight, &multiplier);
+        let weight = scaled_columns(weight, multiplier);
         let params = GridParams::fit(&weight, shape, &layer.grid, clipping)?;
         let Some(moments) = moments else {
-            return WeightLearner::new(weight, shape, layer.grid, params, multiplier, None);
+            return WeightLearner::new(&weight, shape, layer.grid, params, None);
         };
         let compensation = Compensation { damping: 0.01, act_order: true };
         // The inputs of a weight times m are those over m.
         let moments = match multiplier.is_empty() {
             true => moments.clone(),
             false => {
-                let m = Array::from_slice(&multiplier, &[1, multiplier.len() as i32]);
+                let m = Array::from_slice(multiplier, &[1, multiplier.len() as i32]);
                 moments.divide(&m)?.divide(m.t())?
             }
         };
         let better = compensation.round(layer, &weight, shape, params.clone(), &moments)?.weight_int;
-        WeightLearner::new(weight, shape, layer.grid, params, multiplier, Some(&better))
+        WeightLearner::new(&weight, shape, layer.grid, params, Some(&better))
     }
+}
+
+/// A row-major weight with its columns times these factors (none: as it is).
+pub(in crate::rounders) fn scaled_columns(mut weight: Vec<f32>, multiplier: &[f32]) -> Vec<f32> {
+    if !multiplier.is_empty() {
+        weight.iter_mut().zip(multiplier.iter().cycle()).for_each(|(w, m)| *w *= m);
+    }
+    weight
 }

@@ -160,7 +160,7 @@ impl Reconstruction for Planted {
         &self,
         layers: &[QuantizedLayer],
         batch: Batch<'_>,
-    ) -> Result<(f32, Vec<LayerGradients>)> {
+    ) -> Result<(Array, Vec<LayerGradients>)> {
         assert!(batch.rows.iter().all(|r| *r < self.rows()));
         let arrays: Vec<Array> = layers
             .iter()
@@ -187,7 +187,7 @@ impl Reconstruction for Planted {
             bias: layer.bias.as_ref().map(|_| g[2].clone()),
         });
         let gradients = gradients.collect();
-        Ok((value[0].item_exact::<f32>(), gradients))
+        Ok((value[0].clone(), gradients))
     }
 
     fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {

@@ -184,11 +184,11 @@ impl Reconstruction for Broken {
     fn inputs(&self, _: &[usize], _: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
         unreachable!("only GPTQ asks")
     }
-    fn loss_and_grads(&self, _: &[QuantizedLayer], _: Batch<'_>) -> Result<(f32, Vec<LayerGradients>)> {
+    fn loss_and_grads(&self, _: &[QuantizedLayer], _: Batch<'_>) -> Result<(Array, Vec<LayerGradients>)> {
         let scale = Array::from_slice(&[0.0_f32], &[1]);
         let with =
             |weight: &Array| LayerGradients { weight: weight.clone(), scale: scale.clone(), bias: None };
-        Ok((self.loss, self.gradients.iter().map(with).collect()))
+        Ok((Array::from_f32(self.loss), self.gradients.iter().map(with).collect()))
     }
     fn held_out_loss(&self, _: &[QuantizedLayer]) -> Result<f32> {
         Ok(self.loss)
@@ -249,7 +249,7 @@ fn never_worse_than_nearest() {
             &self,
             layers: &[QuantizedLayer],
             batch: Batch<'_>,
-        ) -> Result<(f32, Vec<LayerGradients>)> {
+        ) -> Result<(Array, Vec<LayerGradients>)> {
             self.0.loss_and_grads(layers, batch)
         }
         fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {
