@@ -265,12 +265,26 @@ impl Error {
             Self::Stale { .. } => {
                 Some("choose another folder, or pass --force to throw the old results away".into())
             }
+            Self::Mlx(e) if is_out_of_memory(e.what()) => Some(
+                "let less be computed at once: fewer rows in a step of `round` or images in a pass of `calibrate` \
+                 (--batch-size), fewer images in a pass of `generate` (--batch), less in memory between blocks \
+                 (--memory-gb of `round`); what is done is kept"
+                    .into(),
+            ),
             Self::Download { .. } => {
                 Some("check the network and the name, or pass the path of a local copy".into())
             }
             _ => None,
         }
     }
+}
+
+/// Whether one of MLX's allocators gave up: the CPU's, CUDA's or Metal's.
+fn is_out_of_memory(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["unable to allocate", "out of memory", "maximum allowed buffer size", "cudamalloc"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }
 
 fn suggestion(near: &[String]) -> String {

@@ -203,6 +203,10 @@ pub struct RoundSettings {
     pub blocks: Option<Vec<BlockId>>,
     /// Folder of a cache (`taq cache`) to learn from; default: boundaries are computed as they are needed.
     pub cache: Option<PathBuf>,
+    /// Memory that what goes between two blocks may take, in units of 10⁹ bytes; three such are held at a time. Larger ones are
+    /// kept in memory-mapped files in the run folder.
+    #[schemars(range(min = 0.0))]
+    pub memory_gb: f64,
 }
 
 impl Default for RoundSettings {
@@ -217,6 +221,7 @@ impl Default for RoundSettings {
             loss: Loss::default(),
             blocks: None,
             cache: None,
+            memory_gb: 2.0,
         }
     }
 }

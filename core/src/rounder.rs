@@ -124,14 +124,16 @@ pub const LOSS_STRIDE: usize = 100;
 /// Chooses the integers of a block's weights.
 ///
 /// ```
-/// use taq_core::{BlockJob, Context, Result, RoundedBlock, Rounder, quant};
+/// use taq_core::quant::{Clipping, nearest};
+/// use taq_core::{BlockJob, Context, LayerJob, Result, RoundedBlock, Rounder};
 ///
 /// /// Rounds every weight to the nearest point of its grid.
 /// struct Nearest;
 ///
 /// impl Rounder for Nearest {
 ///     fn round(&self, job: &BlockJob<'_>, _: &Context) -> Result<RoundedBlock> {
-///         let layers = job.layers.iter().map(|l| quant::nearest(&l.weight, &l.grid)).collect::<Result<_>>()?;
+///         let layer = |l: &LayerJob| nearest(&l.weight, &l.grid, Clipping::Mse);
+///         let layers = job.layers.iter().map(layer).collect::<Result<_>>()?;
 ///         Ok(RoundedBlock { layers, losses: vec![] })
 ///     }
 /// }

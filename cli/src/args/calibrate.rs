@@ -30,7 +30,7 @@ pub(crate) struct CalibrateArgs {
     num_steps: Option<usize>,
 
     /// Classifier-free guidance weight, 0 to switch it off [default: the model's; taq-dit: 1.5]
-    #[arg(long, value_name = "W", value_parser = parse::weight, visible_alias = "cfg")]
+    #[arg(long, value_name = "W", value_parser = parse::not_negative, visible_alias = "cfg")]
     cfg_weight: Option<f32>,
 
     /// Prompts: a text file with one a line, or a csv file (column `prompt`, else the first) [default: the

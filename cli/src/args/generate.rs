@@ -34,7 +34,7 @@ pub(crate) struct GenerateArgs {
     steps: Option<usize>,
 
     /// Classifier-free guidance weight, 0 to switch it off [default: the calibration's]
-    #[arg(long, value_name = "W", value_parser = parse::weight, visible_alias = "cfg-weight")]
+    #[arg(long, value_name = "W", value_parser = parse::not_negative, visible_alias = "cfg-weight")]
     cfg: Option<f32>,
 
     /// Pixels of the image: 64, or 64x96 (height x width) [default: the calibration's]

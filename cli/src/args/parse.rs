@@ -30,8 +30,8 @@ pub(super) fn image_size(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-/// A guidance weight: finite and not negative.
-pub(super) fn weight(text: &str) -> Result<f32, String> {
+/// A number that is finite and not negative.
+pub(super) fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(w) if w.is_finite() && w >= 0.0 => Ok(w),
         _ => Err("expected a number of at least 0".into()),
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn weights_are_finite() {
-        assert_eq!(weight("1.5"), Ok(1.5));
-        assert!(weight("nan").is_err() && weight("-1").is_err() && weight("inf").is_err());
+        assert_eq!(not_negative("1.5"), Ok(1.5));
+        assert!(not_negative("nan").is_err() && not_negative("-1").is_err() && not_negative("inf").is_err());
     }
 }

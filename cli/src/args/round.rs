@@ -71,6 +71,11 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
+    /// Memory for what goes between two blocks, in GB (three such are held at a time); larger ones are kept in
+    /// memory-mapped files in the run folder [default: 2]
+    #[arg(long, value_name = "GB", value_parser = parse::not_negative)]
+    memory_gb: Option<f32>,
+
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 }
@@ -122,6 +127,7 @@ impl RoundArgs {
             loss: self.loss.map_or(default.loss, LossChoice::loss),
             blocks: parse::blocks(self.blocks.as_deref()),
             cache: self.cache.clone(),
+            memory_gb: self.memory_gb.map_or(default.memory_gb, f64::from),
         })
     }
 }

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::reconstruction::{Boundary, block_forward};
+use super::boundary::{Boundary, Storage, block_forward};
 use super::session::{Encoded, measured, parts};
 use super::{Outcome, SampleSet, Session};
 use crate::artifacts::{Document, Npz, StageState, read_document, write_json, write_npz};
@@ -259,7 +259,13 @@ impl BlockCache {
     }
 
     /// What goes into a block, or what comes out of it, over these samples.
-    pub fn boundary(&self, samples: &[CacheSample], block: &BlockId, output: bool) -> Result<Boundary> {
+    pub fn boundary(
+        &self,
+        storage: &Storage,
+        samples: &[CacheSample],
+        block: &BlockId,
+        output: bool,
+    ) -> Result<Boundary> {
         let side = if output { "out" } else { "arg" };
         let read = |sample: &CacheSample| {
             let npz = Npz::open(&self.folder.join(&sample.file))?;
@@ -274,6 +280,7 @@ impl BlockCache {
                 timesteps: npz.vec(&name("arg2"), &[branches])?,
             })
         };
-        Boundary::concat(&samples.iter().map(read).collect::<Result<Vec<_>>>()?)
+        let branches = 1 + usize::from(self.metadata.cfg_weight > 0.0);
+        Boundary::collect(storage, samples.len() * branches, samples.iter().map(read))
     }
 }

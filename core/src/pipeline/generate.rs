@@ -20,7 +20,7 @@ use crate::evaluator::Evaluator;
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::plan::QuantConfig;
-use crate::quant::{Granularity, Grid, nearest};
+use crate::quant::{Clipping, Granularity, Grid, nearest};
 use crate::{Error, Identity, Result, Schedule, Tap};
 
 /// Prompts when none are given.
@@ -252,7 +252,7 @@ fn layers(
             (None, true) => continue,
             (None, false) => Grid::new(plan.weight_bits[&layer.id], Granularity::Channel, true)?,
         };
-        let weight = nearest(&session.model.weight(&layer.id)?, &grid)?.dequantize()?;
+        let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
         layers.insert(layer.id.clone(), activations.layer(&layer.id, weight)?);
     }
     Ok(layers)

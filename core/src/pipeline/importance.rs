@@ -8,9 +8,9 @@
 
 use mlx_rs::{Array, Dtype, ops, random, transforms};
 
+use super::boundary::{Boundary, block_forward};
 use super::gradient::value_and_gradients;
 use super::quantized::ActivationPlan;
-use super::reconstruction::{Boundary, block_forward};
 use crate::quant::to_vec;
 use crate::rows::take_rows;
 use crate::{BlockIo, Error, Identity, Model, Result};

@@ -1,6 +1,7 @@
 //! The stages: each takes settings and a [`Session`], works into the session's run folder, and can be killed at
 //! any moment and started again.
 
+mod boundary;
 mod cache;
 mod calibrate;
 mod decide;

@@ -1,89 +1,16 @@
 //! One block's calibration data: inputs from the quantized prefix (mixed with full precision if QDrop is asked for),
 //! targets from full precision.
 
-use mlx_rs::{Array, ops, random, transforms};
+use mlx_rs::{Array, ops, random};
 
+use super::boundary::{Boundary, CHUNK, block_forward};
 use super::gradient::value_and_gradients;
 use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 use crate::quant::{InputGrids, QDrop, QuantizedLayer};
-use crate::rows::take_rows;
 use crate::{
-    Batch, BlockIo, Error, Identity, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
+    Batch, BlockIo, Error, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
 };
-
-/// Rows in one forward pass over all rows; even, so that no pair is torn apart.
-const CHUNK: usize = 32;
-
-/// Block boundaries of all rows.
-#[derive(Clone)]
-pub(super) struct Boundary(pub BlockIo);
-
-impl Boundary {
-    /// The given rows.
-    pub fn rows(&self, rows: &[usize]) -> Result<BlockIo> {
-        let io = &self.0;
-        Ok(BlockIo {
-            hidden: take_rows(&io.hidden, rows)?,
-            context: io.context.as_ref().map(|c| take_rows(c, rows)).transpose()?,
-            temb: take_rows(&io.temb, rows)?,
-            timesteps: rows.iter().map(|&r| io.timesteps[r]).collect(),
-        })
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.0.timesteps.len()
-    }
-
-    /// All parts, one after the other, evaluated.
-    pub fn concat(parts: &[BlockIo]) -> Result<Self> {
-        let join = |arrays: Vec<&Array>| ops::concatenate(&arrays, 0);
-        let context: Vec<&Array> = parts.iter().filter_map(|p| p.context.as_ref()).collect();
-        let io = BlockIo {
-            hidden: join(parts.iter().map(|p| &p.hidden).collect())?,
-            context: if context.is_empty() { None } else { Some(join(context)?) },
-            temb: join(parts.iter().map(|p| &p.temb).collect())?,
-            timesteps: parts.iter().flat_map(|p| p.timesteps.clone()).collect(),
-        };
-        transforms::eval([&io.hidden, &io.temb].into_iter().chain(&io.context))?;
-        Ok(Self(io))
-    }
-
-    /// The boundary after a block, in full precision or with quantized layers.
-    pub fn forward(
-        &self,
-        model: &dyn Model,
-        block: usize,
-        quantized: Option<(&ActivationPlan, &QuantizedLayers)>,
-    ) -> Result<Self> {
-        let all: Vec<usize> = (0..self.len()).collect();
-        let mut parts = Vec::new();
-        for rows in all.chunks(CHUNK) {
-            let io = self.rows(rows)?;
-            let out = match quantized {
-                Some((plan, layers)) => {
-                    block_forward(model, block, &io, &mut QuantizedTap::new(plan, layers))?
-                }
-                None => block_forward(model, block, &io, &mut Identity)?,
-            };
-            transforms::eval([&out.hidden].into_iter().chain(&out.context))?;
-            parts.push(out);
-        }
-        Self::concat(&parts)
-    }
-}
-
-/// One block, from the tap's beginning.
-pub(super) fn block_forward(
-    model: &dyn Model,
-    block: usize,
-    io: &BlockIo,
-    tap: &mut dyn Tap,
-) -> Result<BlockIo> {
-    tap.begin(&io.timesteps)?;
-    model.block_forward(block, io, tap)
-}
 
 /// Shows every layer's input and changes nothing.
 struct Watch<'a, F> {
@@ -211,7 +138,7 @@ impl Reconstruction for BlockReconstruction<'_> {
     }
 
     fn step(&self, row: usize) -> usize {
-        self.plan.step(self.inputs.0.timesteps[row * self.branches()])
+        self.plan.step(self.inputs.timesteps[row * self.branches()])
     }
 
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {

@@ -6,25 +6,24 @@ use rayon::prelude::*;
 use super::{Clipping, Grid, GridParams, to_matrix};
 use crate::{Error, Result, RoundedLayer};
 
-/// Rounds a weight `[out_features, in_features]` to the nearest point of the grid that spans it
-/// ([`Clipping::Absmax`]).
+/// Rounds a weight `[out_features, in_features]` to the nearest point of its grid.
 ///
 /// Fails with [`Error::NotFinite`] on NaN or infinity, [`Error::Shape`] unless the weight has two axes, and
 /// [`Error::Settings`] if the grid does not fit it.
 ///
 /// ```
 /// use taq_core::mlx_rs::Array;
-/// use taq_core::quant::{Granularity, Grid, nearest};
+/// use taq_core::quant::{Clipping, Granularity, Grid, nearest};
 ///
 /// let weight = Array::from_slice(&[0.7_f32, -0.16, 0.34, 0.05], &[2, 2]);
-/// let rounded = nearest(&weight, &Grid::new(4, Granularity::Channel, true)?)?;
+/// let rounded = nearest(&weight, &Grid::new(4, Granularity::Channel, true)?, Clipping::Absmax)?;
 /// assert_eq!(rounded.weight_int, [7, -2, 7, 1]);
 /// assert_eq!(rounded.scale, [0.7 / 7.0, 0.34 / 7.0]);
 /// # Ok::<(), taq_core::Error>(())
 /// ```
-pub fn nearest(weight: &Array, grid: &Grid) -> Result<RoundedLayer> {
+pub fn nearest(weight: &Array, grid: &Grid, clipping: Clipping) -> Result<RoundedLayer> {
     let (values, shape) = to_matrix("weight", weight)?;
-    let params = GridParams::fit(&values, shape, grid, Clipping::Absmax)?;
+    let params = GridParams::fit(&values, shape, grid, clipping)?;
     round_nearest(&values, shape, grid, params)
 }
 
@@ -140,9 +139,9 @@ mod tests {
     fn what_is_on_the_grid_stays() {
         let grid = Grid::new(4, Granularity::Channel, true).unwrap();
         let w: Vec<f32> = (-7..=7).map(|i| i as f32 * 0.3).collect();
-        let once = nearest(&Array::from_slice(&w, &[1, 15]), &grid).unwrap();
+        let once = nearest(&Array::from_slice(&w, &[1, 15]), &grid, Clipping::Absmax).unwrap();
         assert_eq!(once.weight_int, (-7..=7).collect::<Vec<i8>>());
-        let twice = nearest(&once.dequantize().unwrap(), &grid).unwrap();
+        let twice = nearest(&once.dequantize().unwrap(), &grid, Clipping::Absmax).unwrap();
         assert_eq!(once.weight_int, twice.weight_int);
     }
 
@@ -150,7 +149,7 @@ mod tests {
     fn bad_input_is_named() {
         let grid = Grid::new(4, Granularity::Channel, true).unwrap();
         let nan = Array::from_slice(&[1.0, f32::NAN], &[1, 2]);
-        assert!(matches!(nearest(&nan, &grid), Err(Error::NotFinite { .. })));
+        assert!(matches!(nearest(&nan, &grid, Clipping::Mse), Err(Error::NotFinite { .. })));
         let w = Array::from_slice(&[1.0_f32, 2.0], &[1, 2]);
         let params = GridParams { scale: vec![1.0, 1.0], zero_point: vec![0], groups_per_row: 1 };
         assert_eq!(

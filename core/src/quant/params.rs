@@ -16,9 +16,9 @@ pub const MSE_CANDIDATES: usize = 100;
 #[serde(rename_all = "snake_case")]
 pub enum Clipping {
     /// To the outermost weights: nothing is clipped.
-    #[default]
     Absmax,
     /// To where the squared error of rounding to nearest is smallest.
+    #[default]
     Mse,
 }
 

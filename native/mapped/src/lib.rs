@@ -17,14 +17,18 @@ pub struct Mapped(Mmap);
 impl Mapped {
     /// Maps the whole file.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = File::open(path)?;
+        Self::of(&File::open(path)?)
+    }
+
+    /// Maps the whole of an open file, which may be closed afterwards.
+    pub fn of(file: &File) -> io::Result<Self> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         // SAFETY: the map is read-only and private to this value, and it only hands out `&[u8]`, for which any
         // byte is valid. What remains is that nobody may write to the file meanwhile; the type's documentation
         // asks for that, as every reader of mapped weight files does.
-        unsafe { Mmap::map(&file) }.map(Self)
+        unsafe { Mmap::map(file) }.map(Self)
     }
 }
 

@@ -4,12 +4,14 @@
 //! The unit of work is a block. Its `weights/{block}.npz` is written, then `weights/{block}.json`, which says that
 //! it is done. A killed run computes the boundaries of finished blocks anew, which is cheap, and goes on.
 
+mod finite;
 mod rows;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use mlx_rs::memory;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,11 +26,12 @@ use super::{Outcome, SampleSet, Session};
 use crate::artifacts::{Document, RunFolder, StageState, file_hash, read_document, read_json, write_json};
 use crate::manifest::RoundSettings;
 use crate::plan::QuantConfig;
-use crate::quant::{Clipping, Grid, GridParams, QuantizedLayer, round_nearest, to_matrix};
+use crate::quant::{Clipping, Grid, QuantizedLayer, nearest};
 use crate::registry::Kind;
 use crate::{
     BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedBlock,
 };
+use finite::Passed;
 use rows::Rows;
 pub(super) use weights::load_blocks;
 use weights::write_block;
@@ -58,6 +61,8 @@ pub struct BlockCost {
     pub seconds: f64,
     /// Peak resident memory of the process meanwhile.
     pub peak_memory_bytes: usize,
+    /// Peak of MLX's arrays meanwhile; on a GPU, of its memory.
+    pub peak_array_bytes: usize,
 }
 
 /// `quantized_weights/config.json`.
@@ -101,6 +106,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         if let Some(described) = described.as_object_mut() {
             described.remove("rounder");
             described.remove("cache");
+            described.remove("memory_gb");
         }
         let parts = parts([
             ("samples", session.stage_identity("calibrate")?),
@@ -118,7 +124,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             return Ok((summary, true));
         }
         let plan = ActivationPlan::load(run, spec, &config)?;
-        let rows = Rows::choose(&set, settings, spec, session.cx.seed)?;
+        let rows = Rows::choose(&set, settings, spec, session.cx.seed, run.root())?;
         let (first, mut full) = rows.first(session, &set, &chosen)?;
         let importance = match settings.loss.weighted() {
             true if first > 0 => {
@@ -139,7 +145,13 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         let mut metrics = Vec::new();
         for (index, block) in spec.blocks.iter().enumerate().skip(first) {
             session.cx.check()?;
+            let exact =
+                Passed { model: &*session.model, block: index, inputs: &full, plan: &plan, layers: None };
+            if index == first {
+                exact.check(&full)?;
+            }
             let targets = rows.targets(session, index, &full)?;
+            exact.check(&targets)?;
             let mut layers = QuantizedLayers::new();
             if chosen[index] {
                 let jobs = layer_jobs(session, block, settings, &config, &plan)?;
@@ -161,7 +173,9 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                 let done = metrics.last().map(|m: &BlockMetrics| (block, m));
                 layers = load_blocks(run, &plan, done.into_iter())?;
             }
-            quantized = quantized.forward(&*session.model, index, Some((&plan, &layers)))?;
+            let after = rows.quantized(session, index, &quantized, (&plan, &layers))?;
+            Passed { inputs: &quantized, layers: Some(&layers), ..exact }.check(&after)?;
+            quantized = after;
             full = targets;
         }
         let document = WeightsConfig {
@@ -250,6 +264,7 @@ fn round_block(
     }
     progress.begin(&format!("round {name}"), rounder.iterations());
     let meter = Meter::start();
+    memory::reset_peak_memory()?;
     // Blocks must not share a random stream, and a resumed block must have the stream it would have had.
     let context =
         Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
@@ -265,10 +280,11 @@ fn round_block(
         loss_history_stride100: rounded.losses.clone(),
     };
     let (seconds, peak_memory_bytes) = meter.stop();
+    let cost = BlockCost { seconds, peak_memory_bytes, peak_array_bytes: memory::peak_memory()? };
     let (block, ours, nearest) = (&job.block.id, metrics.final_loss, metrics.nearest_loss);
     tracing::info!("{block}: held-out error {ours:.3e}, nearest {nearest:.3e}, {seconds:.1} s");
     write_block(&session.run, job, &rounded)?;
-    write_json(&session.run.block_cost(block), &BlockCost { seconds, peak_memory_bytes })?;
+    write_json(&session.run.block_cost(block), &cost)?;
     write_json(&record, &metrics)?;
     progress.end();
     Ok(metrics)
@@ -277,11 +293,7 @@ fn round_block(
 /// What learning is compared with: every weight rounded to nearest, clipped where its squared error is smallest; inputs
 /// as planned.
 fn nearest_layers(job: &BlockJob<'_>) -> Result<Vec<QuantizedLayer>> {
-    let layer = |layer: &LayerJob| {
-        let (values, shape) = to_matrix(&format!("weight of layer `{}`", layer.spec.id), &layer.weight)?;
-        let params = GridParams::fit(&values, shape, &layer.grid, Clipping::Mse)?;
-        round_nearest(&values, shape, &layer.grid, params)?.quantized(&layer.input)
-    };
+    let layer = |l: &LayerJob| nearest(&l.weight, &l.grid, Clipping::Mse)?.quantized(&l.input);
     job.layers.iter().map(layer).collect()
 }
 

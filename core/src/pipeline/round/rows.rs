@@ -1,15 +1,19 @@
 //! Which calibration rows a block is learned from, and what goes in and out of the blocks.
 
+use std::path::Path;
+
 use crate::manifest::RoundSettings;
 use crate::noise::Rng;
+use crate::pipeline::boundary::{Boundary, Storage};
 use crate::pipeline::cache::{BlockCache, CacheSample};
-use crate::pipeline::reconstruction::Boundary;
+use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
 use crate::pipeline::{SampleSet, Session};
 use crate::{Error, ModelSpec, Result};
 
 /// The calibration rows: learned ones first.
 pub(super) struct Rows {
     source: Source,
+    storage: Storage,
     /// Rows that are learned from.
     pub learn: usize,
     /// All rows, those that only judge included.
@@ -27,7 +31,15 @@ enum Source {
 
 impl Rows {
     /// Rows of the run's samples, or of a cache if the settings name one.
-    pub fn choose(set: &SampleSet, settings: &RoundSettings, spec: &ModelSpec, seed: u64) -> Result<Self> {
+    ///
+    /// Boundaries that do not stay in memory go to `folder`.
+    pub fn choose(
+        set: &SampleSet,
+        settings: &RoundSettings,
+        spec: &ModelSpec,
+        seed: u64,
+        folder: &Path,
+    ) -> Result<Self> {
         let branches = 1 + usize::from(set.manifest.cfg_scale > 0.0);
         let (source, learn, count) = match &settings.cache {
             None => {
@@ -49,7 +61,9 @@ impl Rows {
                 (Source::Cache(Box::new(cache), rows), learn, count)
             }
         };
-        Ok(Self { source, learn, count, branches })
+        let limit = (settings.memory_gb * 1e9) as usize;
+        let storage = Storage { folder: folder.to_owned(), limit };
+        Ok(Self { source, storage, learn, count, branches })
     }
 
     /// What the first block sees, or the first one that the cache holds, with its position.
@@ -62,7 +76,7 @@ impl Rows {
             Source::Run(rows) => {
                 let encoded = session.encode(&set.prompts())?;
                 let parts = rows.chunks(32).map(|rows| set.embed(&*session.model, &encoded, rows));
-                Ok((0, Boundary::concat(&parts.collect::<Result<Vec<_>>>()?)?))
+                Ok((0, Boundary::collect(&self.storage, self.count * self.branches, parts)?))
             }
             Source::Cache(cache, rows) => {
                 let first = blocks.iter().position(|b| cache.holds(&b.id)).unwrap_or(0);
@@ -71,7 +85,7 @@ impl Rows {
                     let reason = format!("the cache begins with block {first} and cannot round {missing}");
                     return Err(Error::settings("round", reason));
                 }
-                Ok((first, cache.boundary(rows, &blocks[first].id, false)?))
+                Ok((first, cache.boundary(&self.storage, rows, &blocks[first].id, false)?))
             }
         }
     }
@@ -80,9 +94,20 @@ impl Rows {
     pub fn targets(&self, session: &Session, block: usize, inputs: &Boundary) -> Result<Boundary> {
         let id = &session.model.spec().blocks[block].id;
         match &self.source {
-            Source::Cache(cache, rows) if cache.holds(id) => cache.boundary(rows, id, true),
-            _ => inputs.forward(&*session.model, block, None),
+            Source::Cache(cache, rows) if cache.holds(id) => cache.boundary(&self.storage, rows, id, true),
+            _ => inputs.forward(&self.storage, &*session.model, block, None),
         }
+    }
+
+    /// What quantized layers put out of a block that sees `inputs`.
+    pub fn quantized(
+        &self,
+        session: &Session,
+        block: usize,
+        inputs: &Boundary,
+        layers: (&ActivationPlan, &QuantizedLayers),
+    ) -> Result<Boundary> {
+        inputs.forward(&self.storage, &*session.model, block, Some(layers))
     }
 }
 

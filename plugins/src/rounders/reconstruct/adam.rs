@@ -88,7 +88,8 @@ impl Variables {
             let kernel = HostKernel::new("adam", move |inputs, outputs| {
                 let [v, first, second] = outputs else { unreachable!("three outputs") };
                 let moments = first.f32().iter_mut().zip(second.f32());
-                for ((v, (first, second)), &gradient) in v.f32().iter_mut().zip(moments).zip(inputs[0].f32()) {
+                for ((v, (first, second)), &gradient) in v.f32().iter_mut().zip(moments).zip(inputs[0].f32())
+                {
                     *v = adam.update(*v, first, second, gradient);
                 }
             });

@@ -13,7 +13,8 @@ use super::weights::{Step, WeightLearner};
 pub(in crate::rounders) struct LayerLearner {
     weight: Weight,
     input: InputLearner,
-    /// Where it began: rounded to nearest, on the first grids of its input.
+    /// Rounded to nearest, and to where learning began, both on the first grids of its input.
+    nearest: RoundedLayer,
     start: RoundedLayer,
 }
 
@@ -25,11 +26,18 @@ enum Weight {
 impl LayerLearner {
     /// A layer that begins with this weight and this input.
     pub(in crate::rounders) fn new(weight: WeightLearner, input: InputLearner) -> Result<Self> {
-        let start = RoundedLayer { learned: input.learned()?, ..weight.nearest().clone() };
-        Ok(Self { weight: Weight::Soft(Box::new(weight)), input, start })
+        let learned = input.learned()?;
+        let start = RoundedLayer { learned: learned.clone(), ..weight.harden()? };
+        let nearest = RoundedLayer { learned, ..weight.nearest().clone() };
+        Ok(Self { weight: Weight::Soft(Box::new(weight)), input, nearest, start })
     }
 
-    /// Where it began: rounded to nearest, on the first grids of its input.
+    /// Rounded to nearest, on the first grids of its input.
+    pub(in crate::rounders) fn nearest(&self) -> RoundedLayer {
+        self.nearest.clone()
+    }
+
+    /// Where learning began, on the first grids of its input.
     pub(in crate::rounders) fn start(&self) -> RoundedLayer {
         self.start.clone()
     }

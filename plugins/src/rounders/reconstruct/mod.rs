@@ -106,8 +106,8 @@ impl Recipe {
         (self.iters + self.polish) as u64
     }
 
-    /// Learns, rounds hard, and compares with where it began, every weight rounded to nearest: if that has the smaller
-    /// error on the held-out rows, it is returned instead and a warning tells so.
+    /// Learns, rounds hard, and compares with where it began and with rounding to nearest: if one of them has the smaller
+    /// error on the held-out rows, that is returned instead and a warning tells so.
     ///
     /// Fails with [`Error::NotFinite`] if a weight, the error or its gradient is NaN or infinite.
     pub(super) fn reconstruct(
@@ -122,27 +122,35 @@ impl Recipe {
         losses.extend(self.polish(job, &mut learners, cx)?);
 
         let learned = learners.iter().map(LayerLearner::rounded).collect::<Result<Vec<_>>>()?;
-        let nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
         let held_out = |layers: &[RoundedLayer]| {
             finite_loss(job, job.reconstruction.held_out_loss(&quantized(job, layers)?)?)
         };
-        let (ours, start) = (held_out(&learned)?, held_out(&nearest)?);
-        let (name, block) = (self.rounder, &job.block.id);
-        tracing::debug!(%block, ours, start, undecided = free - decided, "{name}: error on held-out rows");
-        if ours > start {
-            tracing::warn!(
-                "{name} made block `{block}` worse on held-out rows ({ours:.4e}, rounding to nearest {start:.4e}); \
-                 it is rounded to nearest instead. More calibration rows or other settings may help"
-            );
-            return Ok(RoundedBlock { layers: nearest, losses });
+        let ours = held_out(&learned)?;
+        let mut best = (ours, "", learned);
+        let starts =
+            [("nearest", LayerLearner::nearest as fn(&_) -> _), ("where it began", LayerLearner::start)];
+        for (name, layers) in starts {
+            let layers: Vec<RoundedLayer> = learners.iter().map(layers).collect();
+            let error = held_out(&layers)?;
+            if error < best.0 {
+                best = (error, name, layers);
+            }
         }
-        Ok(RoundedBlock { layers: learned, losses })
+        let (rounder, block) = (self.rounder, &job.block.id);
+        tracing::debug!(%block, ours, undecided = free - decided, "{rounder}: error on held-out rows");
+        if let (error, name @ ("nearest" | "where it began"), _) = best {
+            tracing::warn!(
+                "{rounder} left block `{block}` with a larger error on held-out rows ({ours:.4e}) than rounding to \
+                 {name} ({error:.4e}), which is kept instead. More calibration rows or other settings may help"
+            );
+        }
+        Ok(RoundedBlock { layers: best.2, losses })
     }
 
     /// Learns the rounding, and with it whatever else the layers learn.
     fn learn(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
         let mut batches = Batches::new(cx.seed, job.reconstruction.rows(), self.batch_size);
-        let at_nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
+        let at_nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::nearest).collect();
         let batch = Batch { rows: batches.next(), drop: None };
         let (_, gradients) = gradients(job, &quantized(job, &at_nearest)?, batch)?;
         for ((learner, gradients), layer) in learners.iter_mut().zip(&gradients).zip(job.layers) {
@@ -174,8 +182,8 @@ impl Recipe {
 
     /// Takes `iters` steps; what each is like, `plan` says. Returns the loss every [`LOSS_STRIDE`] steps.
     ///
-    /// The graph of a step is built while the device still computes the one before: the loss is looked at only when
-    /// progress is told.
+    /// On a GPU the graph of a step is built while the one before is still computed: the loss is looked at only when
+    /// progress is told. On the CPU a step can change its variables in place only once the one before is done.
     fn descend(
         &self,
         job: &BlockJob<'_>,
@@ -185,6 +193,7 @@ impl Recipe {
         batches: &mut Batches,
         plan: impl Fn(usize) -> (Step, Option<QDrop>),
     ) -> Result<Vec<f32>> {
+        let on_cpu = device::on_cpu()?;
         let mut losses = Vec::with_capacity(iters.div_ceil(LOSS_STRIDE));
         for at in 0..iters {
             cx.check()?;
@@ -197,7 +206,12 @@ impl Recipe {
                 learner.step(gradients, &step, cosine(at, iters))?;
             }
             std::mem::drop(gradients);
-            transforms::async_eval([&loss].into_iter().chain(learners.iter().flat_map(LayerLearner::arrays)))?;
+            let results = [&loss].into_iter().chain(learners.iter().flat_map(LayerLearner::arrays));
+            if on_cpu {
+                transforms::eval(results)?
+            } else {
+                transforms::async_eval(results)?
+            }
             if at % LOSS_STRIDE == 0 {
                 losses.push(to_vec(&loss)?[0]);
             }

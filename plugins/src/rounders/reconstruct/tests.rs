@@ -85,7 +85,8 @@ fn comes_closer_than_nearest_to_the_best_of_all_roundings() {
         let job = job(&planted, &layers);
         let settings = AdaRoundSettings { batch_size: 64, clipping: Clipping::Absmax, ..Default::default() };
         let learned = adaround(settings).round(&job, &Context::quiet(0)).unwrap();
-        let nearest = Nearest::default().round(&job, &Context::quiet(0)).unwrap();
+        let nearest = Nearest::new(NearestSettings { clipping: settings.clipping });
+        let nearest = nearest.round(&job, &Context::quiet(0)).unwrap();
         let error =
             |layer: &RoundedLayer| planted.training_error(&[layer.quantized(&layers[0].input).unwrap()]);
 
@@ -126,7 +127,8 @@ fn a_weight_on_the_grid_stays() {
     let planted = Planted::new(2, 16, 8, 32);
     let mut layers = planted.layers(grid(4, Granularity::Channel, true));
     let rounder = adaround(AdaRoundSettings { iters: 50, clipping: Clipping::Absmax, ..Default::default() });
-    let once = Nearest::default().round(&job(&planted, &layers), &Context::quiet(0)).unwrap();
+    let once = Nearest::new(NearestSettings { clipping: Clipping::Absmax });
+    let once = once.round(&job(&planted, &layers), &Context::quiet(0)).unwrap();
     layers[0].weight = once.layers[0].dequantize().unwrap();
     // Its own outputs are the target now, so that nothing is left to gain.
     let own = Planted::new(2, 16, 8, 32).with_weight(layers[0].weight.as_slice::<f32>());

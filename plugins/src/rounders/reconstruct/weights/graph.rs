@@ -25,7 +25,8 @@ pub(super) fn arguments(
 
 /// V, its moments and the soft weight after the step. A pure function of its arguments, as compiling demands.
 pub(super) fn step(arguments: &[Array]) -> Result<Vec<Array>, Exception> {
-    let [v, first, second, base, scale, zero, gradient, low, high, rate, root, gain, lambda, beta] = arguments
+    let [v, first, second, base, scale, zero, gradient, low, high, rate, root, gain, lambda, beta] =
+        arguments
     else {
         return Err(Exception::custom("the step of the rounding takes 14 arrays"));
     };

@@ -69,10 +69,14 @@ struct Run {
     numbers: Numbers,
 }
 
+/// Weights that [`sweep`] takes through its stages at a time: their numbers stay in the innermost cache.
+const BLOCK: usize = 256;
+
 /// One step of Adam on V and the soft weights of the new V.
 ///
-/// Compiled for several instruction sets, of which the best is taken at run time. None has fused operations, so
-/// that the result is the same everywhere.
+/// In stages, since one long chain of dependent operations would leave the processor waiting: short loops let it work
+/// on several weights at once. Compiled for several instruction sets, of which the best is taken at run time. None has
+/// fused operations, so that the result is the same everywhere.
 #[multiversion::multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn sweep<const REGULARISED: bool>(
     run: &Run,
@@ -85,17 +89,32 @@ fn sweep<const REGULARISED: bool>(
 ) {
     let Run { low, high, scale, zero, numbers: Numbers { adam, gain, lambda, beta } } = *run;
     let gain = gain * scale;
-    let all = v.iter_mut().zip(first).zip(second).zip(soft).zip(base).zip(gradient);
-    for (((((v, first), second), soft), &base), &gradient) in all {
-        let base = f32::from(base);
-        let (h, slope) = rectified_sigmoid(*v);
-        let mut towards = gradient * gain;
-        if REGULARISED {
-            towards += lambda * regulariser_slope(h, beta);
+    let (mut rounding, mut slopes, mut towards) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+    let variables = v.chunks_mut(BLOCK).zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK));
+    let given = base.chunks(BLOCK).zip(gradient.chunks(BLOCK));
+    for ((((v, first), second), soft), (base, gradient)) in variables.zip(soft.chunks_mut(BLOCK)).zip(given) {
+        let n = v.len();
+        let (rounding, slopes, towards) = (&mut rounding[..n], &mut slopes[..n], &mut towards[..n]);
+        let (first, second, soft) = (&mut first[..n], &mut second[..n], &mut soft[..n]);
+        let (base, gradient) = (&base[..n], &gradient[..n]);
+        for i in 0..n {
+            let base = f32::from(base[i]);
+            let (h, slope) = rectified_sigmoid(v[i]);
+            rounding[i] = h;
+            slopes[i] = if (base >= low) & (base < high) { slope } else { 0.0 };
         }
-        let slope = if (base >= low) & (base < high) { slope } else { 0.0 };
-        *v = adam.update(*v, first, second, towards * slope);
-        let on_grid = at_most(at_least(base + rectified_sigmoid(*v).0, low), high);
-        *soft = (on_grid - zero) * scale;
+        for i in 0..n {
+            towards[i] = gradient[i] * gain;
+            if REGULARISED {
+                towards[i] += lambda * regulariser_slope(rounding[i], beta);
+            }
+        }
+        for i in 0..n {
+            v[i] = adam.update(v[i], &mut first[i], &mut second[i], towards[i] * slopes[i]);
+        }
+        for i in 0..n {
+            let on_grid = at_most(at_least(f32::from(base[i]) + rectified_sigmoid(v[i]).0, low), high);
+            soft[i] = (on_grid - zero) * scale;
+        }
     }
 }
