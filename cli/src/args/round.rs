@@ -71,6 +71,10 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
+    /// Draw losses, held-out errors and the integers of every layer when done: activations/plots/
+    #[arg(long)]
+    pub(crate) plots: bool,
+
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 }
