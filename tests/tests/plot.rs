@@ -17,7 +17,7 @@ const ORANGE: Colour = [230, 159, 0];
 const GREEN: Colour = [0, 158, 115];
 const RED: Colour = [213, 94, 0];
 /// 4 and 8 bits on the map of plans.
-const FOUR: Colour = [48, 104, 142];
+const FOUR: Colour = [49, 103, 141];
 const EIGHT: Colour = [253, 231, 37];
 
 /// A run of all stages that figures need, two blocks rounded, and what `round --plots` printed.

@@ -7,8 +7,10 @@ use taq_core::stats::Histogram;
 pub(super) struct Moments {
     pub(super) mean: f64,
     pub(super) std: f64,
-    /// 0 to 1.
+    /// 0 to 1; of the bin that 0 lies in, the part below 0.
     pub(super) negative: f64,
+    /// Share of the values in that bin: by so much `negative` may be wrong at most.
+    pub(super) around_zero: f64,
 }
 
 impl Moments {
@@ -18,16 +20,19 @@ impl Moments {
         if total == 0 {
             return None;
         }
-        let (mut first, mut second, mut negative) = (0.0, 0.0, 0.0);
+        let (mut first, mut second, mut negative, mut around_zero) = (0.0, 0.0, 0.0, 0.0);
         for (edges, &count) in histogram.edges.windows(2).zip(&histogram.counts) {
             let (low, high) = (f64::from(edges[0]), f64::from(edges[1]));
             let share = count as f64 / total as f64;
             first += share * (low + high) / 2.0;
             // The mean square of values that are even between low and high.
             second += share * (low * low + low * high + high * high) / 3.0;
-            negative += share * ((0.0 - low) / (high - low)).clamp(0.0, 1.0);
+            negative += share * (-low / (high - low)).clamp(0.0, 1.0);
+            if low < 0.0 && high > 0.0 {
+                around_zero = share;
+            }
         }
-        Some(Self { mean: first, std: (second - first * first).max(0.0).sqrt(), negative })
+        Some(Self { mean: first, std: (second - first * first).max(0.0).sqrt(), negative, around_zero })
     }
 }
 
@@ -63,6 +68,7 @@ mod tests {
         let found = Moments::of(&histogram).unwrap();
         // A quarter lies in −2 … −1, and a third of the other three quarters below 0.
         assert!((found.negative - 0.5).abs() < 1e-12);
+        assert_eq!(found.around_zero, 0.75);
         assert!((found.mean - (0.25 * -1.5 + 0.75 * 0.5)).abs() < 1e-12);
         assert_eq!(Moments::of(&Histogram { counts: vec![0, 0], edges: vec![0.0, 1.0, 2.0] }), None);
     }

@@ -44,20 +44,16 @@ fn sheet(layer: &LayerId, steps: Vec<Column>, labels: Vec<String>) -> Sheet {
     Sheet::new(format!("distribution_{}", file_part(layer.as_str())), SIZE, move |area| {
         let top = steps.iter().flat_map(|(bins, _)| bins.iter().map(|b| b.2)).fold(0.0, f64::max);
         let colour = |density: f64| shade(&SEQUENTIAL, 1.0 + (density / top).log10() / DECADES);
-        let mut keys: Vec<Key> = ["the densest", "a tenth", "a hundredth", "10⁻³", "10⁻⁴", "10⁻⁵ or less"]
-            .iter()
-            .enumerate()
-            .map(|(i, text)| {
-                Key::new(text.replace('⁻', "−"), colour(top / 10f64.powi(i as i32)), Mark::Block)
-            })
-            .collect();
+        let names = ["the densest", "0.1", "0.01", "0.001", "0.0001", "0.00001 or less"].iter().enumerate();
+        let mut keys: Vec<Key> =
+            names.map(|(i, text)| Key::new(*text, colour(top / 10f64.powi(i as i32)), Mark::Block)).collect();
         if steps.iter().any(|(_, ends)| ends.is_some()) {
             keys.push(Key::new("ends of the plan's grid", RED, Mark::Line));
         }
         let area = header(
             area,
             &title,
-            "How densely the values lie, against the densest place; nowhere where it is white.",
+            "How densely the values lie, as a share of the densest place. White: no values.",
             &keys,
         )?;
         let (low, high) = steps

@@ -24,7 +24,7 @@ pub(super) fn range(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
 
 pub(super) fn mean(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let Some(values) = table(statistics, |m| m.mean)? else { return Ok(Vec::new()) };
+    let Some(values) = table(statistics, |m| Some(m.mean))? else { return Ok(Vec::new()) };
     let scale = Scale::around(&values);
     let title = "Mean of the layers' inputs";
     Ok(vec![sheet(statistics, "heatmap_mean", title, FROM_HISTOGRAMS, "mean", values, scale)])
@@ -32,7 +32,7 @@ pub(super) fn mean(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
 
 pub(super) fn std(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let Some(values) = table(statistics, |m| m.std)? else { return Ok(Vec::new()) };
+    let Some(values) = table(statistics, |m| Some(m.std))? else { return Ok(Vec::new()) };
     let scale = Scale::log(&values);
     let (title, unit) = ("Standard deviation of the layers' inputs", "standard deviation");
     Ok(vec![sheet(statistics, "heatmap_std", title, FROM_HISTOGRAMS, unit, values, scale)])
@@ -40,17 +40,25 @@ pub(super) fn std(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
 
 pub(super) fn negative_fraction(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let Some(values) = table(statistics, |m| 100.0 * m.negative)? else { return Ok(Vec::new()) };
+    let known = |m: Moments| (m.around_zero <= KNOWN).then_some(100.0 * m.negative);
+    let Some(values) = table(statistics, known)? else { return Ok(Vec::new()) };
     let scale = Scale::Linear { low: 0.0, high: 100.0 };
     let (name, title) = ("negative_fraction_heatmap", "Share of negative values in the layers' inputs");
-    Ok(vec![sheet(statistics, name, title, FROM_HISTOGRAMS, "negative values, %", values, scale)])
+    let about = format!(
+        "{FROM_HISTOGRAMS} Grey: not known, for over {:.0} % of the values lie in the one bin that 0 lies in.",
+        100.0 * KNOWN
+    );
+    Ok(vec![sheet(statistics, name, title, &about, "negative values, %", values, scale)])
 }
 
+/// The share of negative values is not shown where more than this lies in the bin that 0 lies in, as after GELU.
+const KNOWN: f64 = 0.2;
+
 /// One of the moments of every layer at every step; `None` if there are no histograms at all.
-fn table(statistics: &Statistics, value: impl Fn(Moments) -> f64) -> Result<Option<Table>> {
+fn table(statistics: &Statistics, value: impl Fn(Moments) -> Option<f64>) -> Result<Option<Table>> {
     let cell = |position, layer| {
         let histogram = statistics.histogram(position, layer)?;
-        Ok(histogram.and_then(|h| Moments::of(&h)).map(&value))
+        Ok(histogram.and_then(|h| Moments::of(&h)).and_then(&value))
     };
     let row = |layer| (0..statistics.steps.len()).map(|at| cell(at, layer)).collect::<Result<Vec<_>>>();
     let table = statistics.layers.iter().map(row).collect::<Result<Table>>()?;
