@@ -201,10 +201,13 @@ fn what_is_usual_needs_no_flags() {
 }
 
 #[test]
-fn figures_can_be_listed() {
+fn every_figure_is_listed_and_documented() {
     let said = succeed(HOST, &["plot", "--list"]);
-    for name in ["range-vs-timestep", "negative-fraction", "distributions", "bits", "integers"] {
-        assert!(said.contains(&format!("\n{name} ")), "{said}");
+    let names: Vec<&str> = said.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 10 && names.contains(&"range-vs-timestep"), "{said}");
+    let page = fs::read_to_string(taq_tests::paths::repository().join("docs/plots.md")).unwrap();
+    for name in names {
+        assert!(page.contains(&format!("\n| `{name}`")), "docs/plots.md lacks {name}");
     }
 }
 

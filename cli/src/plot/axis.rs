@@ -53,9 +53,9 @@ impl Axis {
         let (low, high) = (low.log10() - margin, high.log10() + margin);
         let digits: &[f64] = match high - low {
             decades if decades > 3.5 => &[1.0],
-            decades if decades > 1.2 => &[1.0, 2.0, 5.0],
-            decades if decades > 0.5 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
-            _ => &[1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0],
+            decades if decades > 1.7 => &[1.0, 2.0, 5.0],
+            decades if decades > 0.8 => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+            _ => &[1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
         };
         let decades = low.floor() as i32..=high.ceil() as i32;
         let ticks = decades.flat_map(|d| digits.iter().map(move |digit| digit * 10f64.powi(d)));

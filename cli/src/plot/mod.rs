@@ -70,12 +70,15 @@ pub(crate) fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Draws the figures of a run, and says where they lie. What is wrong is said before the first file is written.
 pub(crate) fn draw(run: RunFolder, request: &Request) -> Result<Vec<Drawn>> {
     let out = request.out.clone().unwrap_or_else(|| run.plots());
-    let figures = request.figures.as_deref().map(named).transpose()?;
+    let named = request.figures.as_deref().map(named).transpose()?;
     let sources = Sources::open(run, request.quant_config.as_deref())?;
-    let chosen = match figures {
+    let mut chosen = match named {
         Some(figures) => figures,
-        None => usual(&sources, request)?,
+        None => usual(&sources)?,
     };
+    if request.distributions {
+        chosen.extend(FIGURES.iter().filter(|f| f.name == "distributions"));
+    }
     let choice = choice(&sources, request)?;
     let mut sheets = Vec::new();
     for figure in chosen {
@@ -115,14 +118,14 @@ fn named(names: &[String]) -> Result<Vec<&'static Figure>> {
 }
 
 /// The usual figures of the stages that are done.
-fn usual(sources: &Sources, request: &Request) -> Result<Vec<&'static Figure>> {
+fn usual(sources: &Sources) -> Result<Vec<&'static Figure>> {
     let ready = |from: From| match from {
         From::Statistics => sources.statistics().map(|_| ()),
         From::Plan => sources.plan().map(|_| ()),
         From::Weights => sources.weights().map(|_| ()),
     };
-    let wanted = FIGURES.iter().filter(|f| f.usual || (request.distributions && f.name == "distributions"));
-    let (ready, waiting): (Vec<_>, Vec<_>) = wanted.partition(|f| ready(f.from).is_ok());
+    let (ready, waiting): (Vec<_>, Vec<_>) =
+        FIGURES.iter().filter(|f| f.usual).partition(|f| ready(f.from).is_ok());
     if ready.is_empty() {
         return Err(sources.missing("statistics, a plan or rounded weights", "observe"));
     }

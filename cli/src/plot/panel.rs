@@ -1,5 +1,7 @@
 //! A panel: axes around a place where data is drawn; and what stands above panels.
 
+use std::cell::RefCell;
+
 use plotters::coord::cartesian::Cartesian2d;
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::DrawingArea;
@@ -122,6 +124,14 @@ pub(super) struct Panel<'a> {
     plot: DrawingArea<Canvas<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
     x: Axis,
     y: Axis,
+    notes: RefCell<Vec<Box>>,
+}
+
+/// Left, upper, right and lower edge in pixels.
+type Box = (i32, i32, i32, i32);
+
+fn overlap(a: &Box, b: &Box) -> bool {
+    a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3
 }
 
 impl<'a> Panel<'a> {
@@ -140,7 +150,7 @@ impl<'a> Panel<'a> {
         let inner = area.margin(above, below, left, 2 * GAP);
         let (across, down) = inner.get_pixel_range();
         let spec = Cartesian2d::new(x.low..x.high, y.low..y.high, (across, down.end..down.start));
-        let panel = Self { plot: inner.apply_coord_spec(spec), x, y };
+        let panel = Self { plot: inner.apply_coord_spec(spec), x, y, notes: RefCell::default() };
         panel.draw_axes(area, title, left)?;
         Ok(panel)
     }
@@ -229,16 +239,27 @@ impl<'a> Panel<'a> {
         self.plot.draw(&Rectangle::new([self.place(a), self.place(b)], filled(colour)))
     }
 
-    /// A text beside a point, on the side where there is more room.
+    /// A text beside a point, where it covers no other; none where there is no such place.
     pub(super) fn note(&self, at: (f64, f64), text: &str, colour: RGBColor) -> Painted {
-        let at = self.place(at);
-        let (x, y) = self.plot.map_coordinate(&at);
-        let range = self.plot.get_pixel_range().0;
-        let left = x < (range.start + range.end) / 2;
-        let style =
-            anchored(style::text(TICK, colour), if left { HPos::Left } else { HPos::Right }, VPos::Center);
+        const APART: i32 = 22;
+        let (x, y) = self.plot.map_coordinate(&self.place(at));
+        let style = style::text(TICK, colour);
+        let (width, height) = self.plot.estimate_text_size(text, &style)?;
+        let (width, half) = (width as i32, height as i32 / 2 + 2);
+        let (across, down) = self.plot.get_pixel_range();
+        let inside =
+            |b: &Box| b.0 >= across.start && b.2 <= across.end && b.1 >= down.start && b.3 <= down.end;
+        let free = |b: &Box| !self.notes.borrow().iter().any(|other| overlap(b, other));
+        let beside = |left: i32, middle: i32| (left, middle - half, left + width, middle + half);
+        let places =
+            [(x + APART, y), (x - APART - width, y), (x - width / 2, y - 30), (x - width / 2, y + 30)];
+        let found =
+            places.into_iter().map(|(left, middle)| beside(left, middle)).find(|b| inside(b) && free(b));
+        let Some(found) = found else { return Ok(()) };
+        self.notes.borrow_mut().push(found);
         let (origin_x, origin_y) = self.plot.get_base_pixel();
-        let place = (x - origin_x + if left { 22 } else { -22 }, y - origin_y);
+        let place = (found.0 - origin_x, (found.1 + found.3) / 2 - origin_y);
+        let style = anchored(style, HPos::Left, VPos::Center);
         self.plot.strip_coord_spec().draw(&Text::new(text.to_owned(), place, style))
     }
 
@@ -246,5 +267,30 @@ impl<'a> Panel<'a> {
     pub(super) fn pixels_across(&self, a: f64, b: f64) -> i32 {
         let pixel = |x: f64| self.plot.map_coordinate(&(self.x.at(x), self.y.low)).0;
         (pixel(b) - pixel(a)).abs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_that_touch_do_not_overlap() {
+        assert!(overlap(&(0, 0, 10, 10), &(9, 9, 20, 20)));
+        assert!(!overlap(&(0, 0, 10, 10), &(10, 0, 20, 10)));
+        assert!(!overlap(&(0, 0, 10, 10), &(0, 11, 10, 20)));
+    }
+
+    #[test]
+    fn texts_are_broken_between_words() {
+        let of = |text: &str, most| wrapped(text, most, |t| Ok(t.chars().count() as i32)).unwrap();
+        assert_eq!(of("one two three", 7), ["one two", "three"]);
+        assert_eq!(of("one two three", 100), ["one two three"]);
+        assert_eq!(of("unbreakable", 3), ["unbreakable"]);
+    }
+
+    #[test]
+    fn panels_find_a_column() {
+        assert_eq!([1, 2, 4, 5, 9, 12].map(columns), [1, 2, 2, 3, 3, 4]);
     }
 }

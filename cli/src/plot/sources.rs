@@ -24,11 +24,11 @@ impl Sources {
         let own = run.quant_config();
         let path = plan.or_else(|| own.exists().then_some(own.as_path()));
         let plan: Option<QuantConfig> = path.map(read_document).transpose()?;
-        if let (Some(path), Some(plan), Some(statistics)) = (path, &plan, &statistics) {
-            if plan.model != statistics.index.metadata.model {
-                let reason = "the plan is for another model than the statistics".into();
-                return Err(Error::Stale { path: path.to_owned(), reason });
-            }
+        if let (Some(path), Some(plan), Some(statistics)) = (path, &plan, &statistics)
+            && plan.model != statistics.index.metadata.model
+        {
+            let reason = "the plan is for another model than the statistics".into();
+            return Err(Error::Stale { path: path.to_owned(), reason });
         }
         let weights = run.weights_config();
         let weights = weights.exists().then(|| read_document(&weights)).transpose()?;

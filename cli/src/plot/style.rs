@@ -19,7 +19,7 @@ pub(super) const INK: RGBColor = RGBColor(34, 34, 34);
 pub(super) const FAINT: RGBColor = RGBColor(110, 110, 110);
 pub(super) const PALE: RGBColor = RGBColor(190, 190, 190);
 pub(super) const MESH: RGBColor = RGBColor(226, 226, 226);
-pub(super) const MISSING: RGBColor = RGBColor(240, 240, 240);
+pub(super) const MISSING: RGBColor = RGBColor(212, 212, 212);
 
 /// Okabe and Ito's colours less yellow, which is lost on white: told apart with every kind of colour vision.
 pub(super) const LINES: [RGBColor; 7] = [

@@ -61,8 +61,8 @@ fn sheet(statistics: &Statistics, layer: &LayerId, chosen: &[usize]) -> Result<S
             let count = channels.low.len();
             let x = Axis { mesh: false, ..Axis::exact("channel", 0.0, count as f64) };
             let panel = Panel::new(&place, title, x, Axis::linear("value", low, high))?;
-            for channel in 0..count {
-                let (x, colour) = (channel as f64, if far[channel] { RED } else { BLUE });
+            for (channel, far) in far.iter().enumerate() {
+                let (x, colour) = (channel as f64, if *far { RED } else { BLUE });
                 let (low, high) = (f64::from(channels.low[channel]), f64::from(channels.high[channel]));
                 panel.block((x + 0.1, low), (x + 0.9, high), colour)?;
             }

@@ -13,6 +13,8 @@ use crate::plot::sources::{Choice, Sources};
 use crate::plot::statistics::Statistics;
 use crate::plot::style::{BLUE, GREEN, RED};
 
+const ABOUT: &str =
+    "The outermost bins hold also what lies beyond them. A shifted grid is drawn around the mean shift.";
 /// Room between the points of a grid, in pixels, below which they are not drawn one by one.
 const APART: i32 = 6;
 
@@ -94,7 +96,7 @@ fn sheet(layer: &LayerId, panels: Vec<Shown>) -> Sheet {
         if panels.iter().any(|p| p.shift.is_some()) {
             keys.push(Key::new("shift: mean and middle 90 % of the channels", GREEN, Mark::Line));
         }
-        let area = header(area, &title, "A shifted grid is drawn around the mean shift.", &keys)?;
+        let area = header(area, &title, ABOUT, &keys)?;
         let all = panels.iter().flat_map(|p| {
             let bars = p.bars.iter().flat_map(|b| [b.0, b.1]);
             bars.chain(p.grid.iter().flat_map(|g| [g[0], g[g.len() - 1]]))

@@ -9,8 +9,10 @@ use crate::plot::panel::{Key, Mark, Panel, header};
 use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{SEQUENTIAL, shade};
 
-/// Names below an axis that can be read.
-const NAMES: usize = 70;
+/// Width in pixels: more where there are many layers.
+fn width(layers: usize) -> u32 {
+    (200 + 28 * layers as u32).clamp(2400, 4000)
+}
 
 pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
@@ -32,7 +34,10 @@ pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
         .map(|&at| (format!("step {}, σ = {:.2}", statistics.steps[at].step, statistics.steps[at].sigma), at))
         .collect();
     let height = 240 + 780 * groups.len() as u32;
-    Ok(vec![Sheet::new("snapshot_bars", (2400, height), move |area| {
+    let width = width(groups.iter().map(|(_, layers)| layers.len()).max().unwrap_or(0));
+    // A name below the axis is 28 pixels wide.
+    let names = (width as usize - 200) / 28;
+    Ok(vec![Sheet::new("snapshot_bars", (width, height), move |area| {
         let colour = |i: usize| shade(&SEQUENTIAL, 0.05 + 0.85 * i as f64 / (count.max(2) - 1) as f64);
         let keys: Vec<Key> =
             keys.iter().enumerate().map(|(i, (text, _))| Key::new(text, colour(i), Mark::Block)).collect();
@@ -40,9 +45,9 @@ pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
             "The largest magnitude that calibration saw at each of the chosen steps, from noise to image.";
         let area = header(area, "Largest magnitude of the layers' inputs at a few steps", about, &keys)?;
         for ((name, layers), place) in groups.iter().zip(area.split_evenly((groups.len(), 1))) {
-            let names: Vec<String> = layers.iter().map(|(id, _)| id.as_str().to_owned()).collect();
+            let ids: Vec<String> = layers.iter().map(|(id, _)| id.as_str().to_owned()).collect();
             let top = layers.iter().flat_map(|(_, row)| row.iter().copied()).fold(0.0, f64::max);
-            let x = Axis::bands("", &names, NAMES).upright();
+            let x = Axis::bands("", &ids, names).upright();
             let panel = Panel::new(&place, name, x, Axis::linear("largest magnitude", 0.0, top))?;
             for (at, (_, row)) in layers.iter().enumerate() {
                 for (i, &step) in snapshots.iter().enumerate() {
@@ -65,6 +70,11 @@ fn bar(layer: usize, i: usize, count: usize) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_layers_are_wider() {
+        assert_eq!([1, 100, 1000].map(width), [2400, 3000, 4000]);
+    }
 
     #[test]
     fn bars_stand_side_by_side_within_their_band() {
