@@ -92,7 +92,7 @@ fn plain(word: &str) -> String {
 fn unknown(known: &[LayerId], word: &str) -> Error {
     let names: Vec<String> = known.iter().map(|id| id.as_str().to_owned()).collect();
     let meant =
-        near(word, &names).first().map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        near(word, &names).first().map_or_else(|| ".".into(), |name| format!("; did you mean `{name}`?"));
     let mut shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         shown.push_str(&format!(" and {} more", names.len() - SHOWN));

@@ -107,7 +107,7 @@ fn named(names: &[String]) -> Result<Vec<&'static Figure>> {
         FIGURES.iter().find(|f| f.name == name).ok_or_else(|| {
             let known: Vec<String> = FIGURES.iter().map(|f| f.name.to_owned()).collect();
             let meant =
-                near(name, &known).first().map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+                near(name, &known).first().map_or_else(|| ".".into(), |n| format!("; did you mean `{n}`?"));
             Error::settings(
                 "--figures",
                 format!("there is no figure `{name}`{meant} There are {}", known.join(", ")),

@@ -15,6 +15,8 @@ use super::style::{self, FAINT, INK, LABEL, LINE, MESH, TICK, TITLE};
 
 /// Room between things, in pixels.
 pub(super) const GAP: i32 = 14;
+/// Radius of dots that notes do not cover.
+const LARGE: u32 = 8;
 /// Length of a tick.
 const TICK_MARK: i32 = 8;
 
@@ -124,7 +126,8 @@ pub(super) struct Panel<'a> {
     plot: DrawingArea<Canvas<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
     x: Axis,
     y: Axis,
-    notes: RefCell<Vec<Box>>,
+    /// Where notes and large dots are.
+    taken: RefCell<Vec<Box>>,
 }
 
 /// Left, upper, right and lower edge in pixels.
@@ -150,7 +153,7 @@ impl<'a> Panel<'a> {
         let inner = area.margin(above, below, left, 2 * GAP);
         let (across, down) = inner.get_pixel_range();
         let spec = Cartesian2d::new(x.low..x.high, y.low..y.high, (across, down.end..down.start));
-        let panel = Self { plot: inner.apply_coord_spec(spec), x, y, notes: RefCell::default() };
+        let panel = Self { plot: inner.apply_coord_spec(spec), x, y, taken: RefCell::default() };
         panel.draw_axes(area, title, left)?;
         Ok(panel)
     }
@@ -229,9 +232,15 @@ impl<'a> Panel<'a> {
         colour: RGBColor,
         radius: u32,
     ) -> Painted {
-        points
-            .into_iter()
-            .try_for_each(|p| self.plot.draw(&Circle::new(self.place(p), radius, filled(colour))))
+        for point in points {
+            let place = self.place(point);
+            self.plot.draw(&Circle::new(place, radius, filled(colour)))?;
+            if radius >= LARGE {
+                let ((x, y), r) = (self.plot.map_coordinate(&place), radius as i32);
+                self.taken.borrow_mut().push((x - r, y - r, x + r, y + r));
+            }
+        }
+        Ok(())
     }
 
     /// A filled rectangle between two corners.
@@ -239,7 +248,7 @@ impl<'a> Panel<'a> {
         self.plot.draw(&Rectangle::new([self.place(a), self.place(b)], filled(colour)))
     }
 
-    /// A text beside a point, where it covers no other; none where there is no such place.
+    /// A text beside a point, where it covers no other and no large dot; none where there is no such place.
     pub(super) fn note(&self, at: (f64, f64), text: &str, colour: RGBColor) -> Painted {
         const APART: i32 = 22;
         let (x, y) = self.plot.map_coordinate(&self.place(at));
@@ -249,14 +258,14 @@ impl<'a> Panel<'a> {
         let (across, down) = self.plot.get_pixel_range();
         let inside =
             |b: &Box| b.0 >= across.start && b.2 <= across.end && b.1 >= down.start && b.3 <= down.end;
-        let free = |b: &Box| !self.notes.borrow().iter().any(|other| overlap(b, other));
+        let free = |b: &Box| !self.taken.borrow().iter().any(|other| overlap(b, other));
         let beside = |left: i32, middle: i32| (left, middle - half, left + width, middle + half);
         let places =
             [(x + APART, y), (x - APART - width, y), (x - width / 2, y - 30), (x - width / 2, y + 30)];
         let found =
             places.into_iter().map(|(left, middle)| beside(left, middle)).find(|b| inside(b) && free(b));
         let Some(found) = found else { return Ok(()) };
-        self.notes.borrow_mut().push(found);
+        self.taken.borrow_mut().push(found);
         let (origin_x, origin_y) = self.plot.get_base_pixel();
         let place = (found.0 - origin_x, (found.1 + found.3) / 2 - origin_y);
         let style = anchored(style, HPos::Left, VPos::Center);

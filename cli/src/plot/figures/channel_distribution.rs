@@ -80,12 +80,10 @@ fn sheet(statistics: &Statistics, layer: &LayerId) -> Result<Sheet> {
             panel.dots([(channel as f64, magnitude)], BLUE, 5)?;
         }
         panel.line([(0.0, median), (count, median)], GREEN, 5)?;
-        for (i, &channel) in largest.iter().enumerate() {
-            let place = (channel as f64, magnitudes[channel]);
-            panel.dots([place], RED, 9)?;
-            if i < NAMED {
-                panel.note(place, &channel.to_string(), INK)?;
-            }
+        let places: Vec<_> = largest.iter().map(|&channel| (channel as f64, magnitudes[channel])).collect();
+        panel.dots(places.iter().copied(), RED, 9)?;
+        for (channel, place) in largest.iter().zip(places).take(NAMED) {
+            panel.note(place, &channel.to_string(), INK)?;
         }
         let counts = bins(&magnitudes, BARS);
         let most = counts.iter().copied().max().unwrap_or(1) as f64;

@@ -39,6 +39,11 @@ fn densities(shares: Vec<(f64, f64, f64)>) -> Vec<(f64, f64, f64)> {
     shares.into_iter().map(|(low, high, share)| (low, high, share / (high - low))).collect()
 }
 
+/// Every value that the axis must hold.
+fn extent((bins, ends): &Column) -> impl Iterator<Item = f64> {
+    bins.iter().flat_map(|b| [b.0, b.1]).chain(ends.iter().flat_map(|e| [e.0, e.1]))
+}
+
 fn sheet(layer: &LayerId, steps: Vec<Column>, labels: Vec<String>) -> Sheet {
     let title = format!("Distribution of the input of {layer} over time");
     Sheet::new(format!("distribution_{}", file_part(layer.as_str())), SIZE, move |area| {
@@ -58,8 +63,8 @@ fn sheet(layer: &LayerId, steps: Vec<Column>, labels: Vec<String>) -> Sheet {
         )?;
         let (low, high) = steps
             .iter()
-            .flat_map(|(bins, _)| bins)
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), b| (low.min(b.0), high.max(b.1)));
+            .flat_map(extent)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         let x = Axis::bands("noise level σ of each step (sampling runs from left to right)", &labels, 20);
         let panel = Panel::new(&area, "", x, Axis::linear("value", low, high))?;
         for (x, (bins, ends)) in steps.iter().enumerate() {
@@ -78,6 +83,12 @@ fn sheet(layer: &LayerId, steps: Vec<Column>, labels: Vec<String>) -> Sheet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_axis_holds_the_values_and_the_grid() {
+        let column = (vec![(-1.0, 0.0, 0.5), (0.0, 2.0, 0.25)], Some((-3.0, 3.0)));
+        assert_eq!(extent(&column).collect::<Vec<_>>(), [-1.0, 0.0, 0.0, 2.0, -3.0, 3.0]);
+    }
 
     #[test]
     fn densities_do_not_depend_on_the_width_of_bins() {

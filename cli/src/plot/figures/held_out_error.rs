@@ -37,9 +37,9 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
             panel.line([(x, *nearest), (x, *chosen)], PALE, 8)?;
             panel.dots([(x, *nearest)], ORANGE, 13)?;
             panel.dots([(x, *chosen)], BLUE, 13)?;
-            if blocks.len() <= 24 {
-                panel.note((x, *chosen), &change(*nearest, *chosen), INK)?;
-            }
+        }
+        for (i, (_, nearest, chosen)) in blocks.iter().enumerate() {
+            panel.note((i as f64 + 0.5, *chosen), &change(*nearest, *chosen), INK)?;
         }
         Ok(())
     })])
