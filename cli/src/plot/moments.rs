@@ -27,7 +27,12 @@ impl Moments {
             first += share * (low + high) / 2.0;
             // The mean square of values that are even between low and high.
             second += share * (low * low + low * high + high * high) / 3.0;
-            negative += share * (-low / (high - low)).clamp(0.0, 1.0);
+            let below = if high > low {
+                (-low / (high - low)).clamp(0.0, 1.0)
+            } else {
+                f64::from(u8::from(low < 0.0))
+            };
+            negative += share * below;
             if low < 0.0 && high > 0.0 {
                 around_zero = share;
             }
@@ -71,5 +76,19 @@ mod tests {
         assert_eq!(found.around_zero, 0.75);
         assert!((found.mean - (0.25 * -1.5 + 0.75 * 0.5)).abs() < 1e-12);
         assert_eq!(Moments::of(&Histogram { counts: vec![0, 0], edges: vec![0.0, 1.0, 2.0] }), None);
+    }
+
+    #[test]
+    fn constant_inputs_have_moments() {
+        let of = |value: f32| {
+            let mut histogram = Histogram::between(value, value, 256);
+            histogram.add(&[value; 8]);
+            Moments::of(&histogram).unwrap()
+        };
+        for value in [0.0, 3.0, -3.0] {
+            let found = of(value);
+            assert!((found.mean - f64::from(value)).abs() < 1e-5 && found.std < 1e-5, "{found:?}");
+            assert_eq!(found.negative, if value < 0.0 { 1.0 } else { 0.0 });
+        }
     }
 }

@@ -12,6 +12,9 @@ use crate::plot::style::{RED, SEQUENTIAL, SIZE, shade};
 /// Shares of the values per unit of the axis that get the darkest colour: so much less than the densest bin.
 const DECADES: f64 = 5.0;
 
+/// What counts as the width of a bin that has none: that of a constant input.
+const NARROW: f64 = 1e-30;
+
 /// Bins with their densities, and the ends of the plan's grid.
 type Column = (Vec<(f64, f64, f64)>, Option<(f64, f64)>);
 
@@ -36,7 +39,7 @@ pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
 
 /// Shares per unit of the axis: what remains comparable where bins differ in width.
 fn densities(shares: Vec<(f64, f64, f64)>) -> Vec<(f64, f64, f64)> {
-    shares.into_iter().map(|(low, high, share)| (low, high, share / (high - low))).collect()
+    shares.into_iter().map(|(low, high, share)| (low, high, share / (high - low).max(NARROW))).collect()
 }
 
 /// Every value that the axis must hold.
@@ -92,6 +95,7 @@ mod tests {
 
     #[test]
     fn densities_do_not_depend_on_the_width_of_bins() {
+        assert!(densities(vec![(3.0, 3.0, 1.0)])[0].2.is_finite());
         assert_eq!(densities(vec![(0.0, 2.0, 0.5), (2.0, 3.0, 0.25)]), [(0.0, 2.0, 0.25), (2.0, 3.0, 0.25)]);
     }
 }
