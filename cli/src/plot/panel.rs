@@ -243,8 +243,11 @@ impl<'a> Panel<'a> {
         Ok(())
     }
 
-    /// A filled rectangle between two corners.
+    /// A filled rectangle between two corners; a line where it is narrower than a pixel.
     pub(super) fn block(&self, a: (f64, f64), b: (f64, f64), colour: RGBColor) -> Painted {
+        if self.pixels_across(a.0, b.0) == 0 {
+            return self.line([a, (a.0, b.1)], colour, 2);
+        }
         self.plot.draw(&Rectangle::new([self.place(a), self.place(b)], filled(colour)))
     }
 

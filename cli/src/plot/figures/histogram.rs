@@ -103,7 +103,7 @@ fn sheet(layer: &LayerId, panels: Vec<Shown>) -> Sheet {
         });
         let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
         let smallest = panels.iter().flat_map(|p| p.bars.iter().map(|b| b.2));
-        let y = Axis::log("share of the values", smallest.chain([1.0]));
+        let y = Axis::log("share of the values", smallest.chain([1e-3, 1.0]));
         for (shown, place) in panels.iter().zip(grid(&area, panels.len(), across)) {
             let x = Axis { mesh: false, ..Axis::linear("value", low, high) };
             draw(&Panel::new(&place, &shown.title, x, y.clone())?, shown)?;
