@@ -16,6 +16,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod panic;
+mod plot;
 mod progress;
 mod settings_table;
 mod terminal;

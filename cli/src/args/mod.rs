@@ -7,6 +7,7 @@ mod doctor;
 mod generate;
 mod observe;
 mod parse;
+mod plot;
 mod plugins;
 mod policy;
 mod round;
@@ -22,6 +23,7 @@ pub(crate) use decide::DecideArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use observe::ObserveArgs;
+pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
 pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use round::RoundArgs;
@@ -42,6 +44,7 @@ pub(crate) use session::SessionArgs;
     after_help = "Examples:\n  \
                   taq run pipelines/emoji-w4a8.toml      a whole pipeline\n  \
                   taq calibrate --num-images 16          the stages one by one, in ./run\n  \
+                  taq plot --run runs/emoji-w4a8         figures of what it found\n  \
                   taq plugins rounder                    what can be chosen\n  \
                   taq plugins show adaround              and its settings\n  \
                   taq doctor                             is this machine set up well?\n\n\
@@ -93,6 +96,7 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     Round(RoundArgs),
     Generate(GenerateArgs),
+    Plot(PlotArgs),
     Plugins(PluginsArgs),
     Policy(PolicyArgs),
     Schema(SchemaArgs),

@@ -76,6 +76,10 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "GB", value_parser = parse::not_negative)]
     memory_gb: Option<f32>,
 
+    /// Draw losses, held-out errors and the integers of every layer when done: activations/plots/
+    #[arg(long)]
+    pub(crate) plots: bool,
+
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 }

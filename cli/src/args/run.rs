@@ -43,6 +43,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
+    /// Draw the figures of all stages when done, as `taq plot` does: activations/plots/
+    #[arg(long)]
+    pub(crate) plots: bool,
+
     /// Throw away results of other inputs or settings instead of refusing to go on
     #[arg(long)]
     pub(crate) force: bool,

@@ -1,6 +1,7 @@
 //! What the subcommands do. One file each; the five stages share one.
 
 mod doctor;
+mod plot;
 mod plugins;
 mod policy;
 mod schema;
@@ -39,6 +40,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Cache(args) => stages::cache(host, &args),
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
+        Command::Plot(args) => plot::plot(&args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),
         Command::Policy(args) => policy::policy(host, &args),
         Command::Schema(args) => schema::schema(&args),

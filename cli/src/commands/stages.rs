@@ -7,7 +7,7 @@ use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Session};
 use taq_core::{Context, Error, Result};
 
-use super::{Host, scores};
+use super::{Host, plot, scores};
 use crate::args::{
     CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs,
 };
@@ -60,7 +60,8 @@ pub(crate) fn cache(host: Host, args: &CacheArgs) -> Result<(), Failure> {
 pub(crate) fn round(host: Host, args: &RoundArgs) -> Result<(), Failure> {
     let settings = args.settings(&host.registry)?;
     needs_run(&args.session, "round", "calibration samples and a plan")?;
-    stage(host, &args.session, |session| pipeline::round(session, &settings))
+    stage(host, &args.session, |session| pipeline::round(session, &settings))?;
+    if args.plots { plot::after_round(&args.session.run) } else { Ok(()) }
 }
 
 /// `taq generate`.
@@ -85,7 +86,10 @@ pub(crate) fn run(host: Host, args: &RunArgs) -> Result<(), Failure> {
         let outcomes = kept(&session, &choice, || pipeline::run(&session, &manifest, done))?;
         report(&outcomes, root)
     })?;
-    if manifest.generate.is_some() { print(&scores(root)?) } else { Ok(()) }
+    if manifest.generate.is_some() {
+        print(&scores(root)?)?;
+    }
+    if args.plots { plot::after_run(root) } else { Ok(()) }
 }
 
 fn state(outcome: &Outcome) -> &'static str {

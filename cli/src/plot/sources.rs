@@ -1,0 +1,73 @@
+//! What a run folder holds for figures.
+
+use std::path::Path;
+
+use taq_core::artifacts::{RunFolder, read_document};
+use taq_core::pipeline::WeightsConfig;
+use taq_core::plan::QuantConfig;
+use taq_core::{Error, LayerId, Result};
+
+use super::statistics::Statistics;
+
+/// A run's results, as far as they are there.
+pub(super) struct Sources {
+    pub(super) run: RunFolder,
+    statistics: Option<Statistics>,
+    plan: Option<QuantConfig>,
+    weights: Option<WeightsConfig>,
+}
+
+impl Sources {
+    /// Reads what there is. `plan` names a plan in place of the run's.
+    pub(super) fn open(run: RunFolder, plan: Option<&Path>) -> Result<Self> {
+        let statistics = run.layer_statistics().exists().then(|| Statistics::open(&run)).transpose()?;
+        let own = run.quant_config();
+        let path = plan.or_else(|| own.exists().then_some(own.as_path()));
+        let plan: Option<QuantConfig> = path.map(read_document).transpose()?;
+        if let (Some(path), Some(plan), Some(statistics)) = (path, &plan, &statistics)
+            && plan.model != statistics.index.metadata.model
+        {
+            let reason = "the plan is for another model than the statistics".into();
+            return Err(Error::Stale { path: path.to_owned(), reason });
+        }
+        let weights = run.weights_config();
+        let weights = weights.exists().then(|| read_document(&weights)).transpose()?;
+        Ok(Self { run, statistics, plan, weights })
+    }
+
+    /// Only what rounding left behind.
+    pub(super) fn rounding(run: RunFolder) -> Result<Self> {
+        let weights = Some(read_document(&run.weights_config())?);
+        Ok(Self { run, statistics: None, plan: None, weights })
+    }
+
+    /// # Errors
+    /// [`Error::StageMissing`] before `observe`.
+    pub(super) fn statistics(&self) -> Result<&Statistics> {
+        self.statistics.as_ref().ok_or_else(|| self.missing("statistics of the activations", "observe"))
+    }
+
+    /// # Errors
+    /// [`Error::StageMissing`] before `decide`.
+    pub(super) fn plan(&self) -> Result<&QuantConfig> {
+        self.plan.as_ref().ok_or_else(|| self.missing("a quantization plan", "decide"))
+    }
+
+    /// # Errors
+    /// [`Error::StageMissing`] before `round`.
+    pub(super) fn weights(&self) -> Result<&WeightsConfig> {
+        self.weights.as_ref().ok_or_else(|| self.missing("rounded weights", "round"))
+    }
+
+    pub(super) fn missing(&self, needs: &str, first: &'static str) -> Error {
+        Error::StageMissing { stage: "plot", needs: needs.into(), run: self.run.root().to_owned(), first }
+    }
+}
+
+/// What of a run is drawn.
+pub(super) struct Choice {
+    /// Layers of the figures that show one layer each.
+    pub(super) layers: Vec<LayerId>,
+    /// Positions of the snapshots among the statistics' steps.
+    pub(super) snapshots: Vec<usize>,
+}
