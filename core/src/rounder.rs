@@ -146,4 +146,21 @@ pub trait Rounder {
     fn iterations(&self) -> u64 {
         1
     }
+
+    /// Improves on blocks that were rounded one by one by looking at all of them at once: the job's layers are those of all
+    /// blocks, in the order of the forward pass, and its error is that of the last block's output. `None` where the rounder
+    /// leaves it at that; only asked if [`Self::end_to_end_iterations`] is not 0.
+    fn end_to_end(
+        &self,
+        _job: &BlockJob<'_>,
+        _rounded: Vec<RoundedLayer>,
+        _cx: &Context,
+    ) -> Result<Option<RoundedBlock>> {
+        Ok(None)
+    }
+
+    /// Units of progress that [`Self::end_to_end`] reports.
+    fn end_to_end_iterations(&self) -> u64 {
+        0
+    }
 }

@@ -186,6 +186,16 @@ impl RunFolder {
         self.block_weights(block).with_extension("json")
     }
 
+    /// Rounded weights of one block after all blocks were looked at together, before they take [`Self::block_weights`]' place.
+    pub fn tuned_weights(&self, block: &BlockId) -> PathBuf {
+        self.block_weights(block).with_extension("tuned.npz")
+    }
+
+    /// How looking at all blocks together came out; it is there once that is done.
+    pub fn tuned_record(&self) -> PathBuf {
+        self.quantized_weights().join("end_to_end.json")
+    }
+
     /// Images and final latents of `generate`.
     pub fn generated(&self) -> PathBuf {
         self.root.join("generated")

@@ -1,6 +1,7 @@
 //! What goes between two blocks, of all rows: in memory, or in a file where it is too large for that.
 
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -193,6 +194,16 @@ pub(super) fn block_forward(
 ) -> Result<BlockIo> {
     tap.begin(&io.timesteps)?;
     model.block_forward(block, io, tap)
+}
+
+/// Several blocks, one after the other.
+pub(super) fn blocks_forward(
+    model: &dyn Model,
+    blocks: Range<usize>,
+    io: &BlockIo,
+    tap: &mut dyn Tap,
+) -> Result<BlockIo> {
+    blocks.into_iter().try_fold(io.clone(), |io, block| block_forward(model, block, &io, tap))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! One block's calibration data: inputs from the quantized prefix (mixed with full precision if QDrop is asked for),
+//! The calibration data of one block, or of all of them as one: inputs from the quantized prefix (mixed with full precision if QDrop is asked for),
 //! targets from full precision.
+
+use std::ops::Range;
 
 use mlx_rs::{Array, ops, random};
 
-use super::boundary::{Boundary, CHUNK, block_forward};
+use super::boundary::{Boundary, CHUNK, blocks_forward};
 use super::gradient::value_and_gradients;
 use super::importance::Importance;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
@@ -30,7 +32,8 @@ impl<F: FnMut(usize, &Array) -> Result<()>> Tap for Watch<'_, F> {
 /// See the module's head. Rows of the boundaries from 0 to `learn` are learned from, the rest only judges.
 pub(super) struct BlockReconstruction<'a> {
     pub model: &'a dyn Model,
-    pub block: usize,
+    /// One block, or all of them at once.
+    pub blocks: Range<usize>,
     pub plan: &'a ActivationPlan,
     pub layers: &'a [LayerJob],
     /// From the quantized prefix.
@@ -82,7 +85,7 @@ impl BlockReconstruction<'_> {
         let layers: QuantizedLayers =
             self.layers.iter().zip(layers).map(|(l, layer)| (l.spec.id.clone(), layer)).collect();
         let mut tap = QuantizedTap::new(self.plan, &layers).with_drop(drop);
-        let out = block_forward(self.model, self.block, io, &mut tap)?;
+        let out = blocks_forward(self.model, self.blocks.clone(), io, &mut tap)?;
         let steps: Vec<usize> = io.timesteps.iter().map(|&t| self.plan.step(t)).collect();
         let stream = |out: &Array, target: &Array, weights: Option<&Array>, guided: bool| -> Result<Array> {
             let errors = out.subtract(target)?;
@@ -143,7 +146,7 @@ impl Reconstruction for BlockReconstruction<'_> {
 
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
         let io = self.inputs.rows(&self.boundary_rows(rows))?;
-        block_forward(self.model, self.block, &io, &mut Watch { layers: self.layers, visit })?;
+        blocks_forward(self.model, self.blocks.clone(), &io, &mut Watch { layers: self.layers, visit })?;
         Ok(())
     }
 

@@ -51,7 +51,7 @@ impl Default for AdaRoundSettings {
             iters: 1000,
             batch_size: 16,
             lr: 0.02,
-            lambda: 0.1,
+            lambda: 1.0,
             beta: [20.0, 2.0],
             schedule: BetaSchedule::Linear,
             warm_up: 0.2,
@@ -85,6 +85,7 @@ impl AdaRound {
             warm_up,
             drop: 0.0,
             polish: 0,
+            end_to_end: 0,
         };
         recipe.check()?;
         Ok(Self { recipe, start, clipping })

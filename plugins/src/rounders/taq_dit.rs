@@ -15,13 +15,14 @@
 //! | `lambda` per weight | 0.01, over a sum | [`super::reconstruct`] tells |
 //! | begins where GPTQ rounds | where the weight is | gets further in as many steps; `start` chooses |
 //! | grids and factors are found before learning, and only where the layer's output gains on other rows | rounded anew in every step | the weight pays for them |
-//! | `per_timestep`, `bias_lr`, `polish` | none | what a static quantizer cannot do; 0 and false switch them off |
+//! | all inputs are shifted | those after a GELU | the layers' inputs after AdaLN are centred elsewhere in every channel; `shift` chooses |
+//! | `per_timestep`, `bias_lr`, `polish`, `end_to_end` | none | what a static quantizer cannot do; 0 and false switch them off |
 
 use mlx_rs::Array;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use taq_core::quant::Clipping;
-use taq_core::{BlockJob, Context, Error, LayerJob, Result, RoundedBlock, Rounder, register};
+use taq_core::{BlockJob, Context, Error, LayerJob, Result, RoundedBlock, RoundedLayer, Rounder, register};
 
 use super::reconstruct::{
     BetaSchedule, Calibrated, InputCalibration, InputLearner, InputRates, InputStart, Inputs, LayerLearner,
@@ -63,7 +64,8 @@ pub struct TaqDitSettings {
     /// Adam's learning rate of a correction of every output's bias, in units of the output's typical rounding error,
     /// falling likewise; 0 for none.
     pub bias_lr: f32,
-    /// Whether every timestep has its own step sizes, or all have the same (TaQ-DiT).
+    /// Whether every timestep has its own step sizes and shifts, or all have the same (TaQ-DiT). Each of one's own is learned
+    /// from the few rows of its timestep: on the embedded model that costs more than it gains.
     pub per_timestep: bool,
     /// Inputs whose channels are centred by a shift, where the layer's output gains.
     pub shift: Inputs,
@@ -71,6 +73,8 @@ pub struct TaqDitSettings {
     pub migrate: Inputs,
     /// Further steps with the integers fixed, of the step sizes of weights and inputs and of the biases.
     pub polish: usize,
+    /// Further such steps over all blocks at once, after the last one; 0 for none.
+    pub end_to_end: usize,
 }
 
 impl Default for TaqDitSettings {
@@ -79,7 +83,7 @@ impl Default for TaqDitSettings {
             iters: 1000,
             batch_size: 16,
             lr: 0.02,
-            lambda: 0.1,
+            lambda: 1.0,
             beta: [20.0, 2.0],
             schedule: BetaSchedule::Linear,
             warm_up: 0.2,
@@ -88,10 +92,11 @@ impl Default for TaqDitSettings {
             drop_prob: 0.5,
             scale_lr: 1e-3,
             bias_lr: 0.02,
-            per_timestep: true,
-            shift: Inputs::PostGelu,
+            per_timestep: false,
+            shift: Inputs::All,
             migrate: Inputs::PostGelu,
             polish: 100,
+            end_to_end: 300,
         }
     }
 }
@@ -121,6 +126,7 @@ impl TaqDit {
             warm_up: settings.warm_up,
             drop: settings.drop_prob,
             polish: settings.polish,
+            end_to_end: settings.end_to_end,
         };
         recipe.check()?;
         for (name, rate) in [("scale_lr", scale_lr), ("bias_lr", bias_lr)] {
@@ -164,6 +170,26 @@ impl Rounder for TaqDit {
 
     fn iterations(&self) -> u64 {
         self.recipe.units()
+    }
+
+    /// Step sizes of weights and inputs, and biases, by the error of the model's output.
+    fn end_to_end(
+        &self,
+        job: &BlockJob<'_>,
+        rounded: Vec<RoundedLayer>,
+        cx: &Context,
+    ) -> Result<Option<RoundedBlock>> {
+        cx.check()?;
+        needs_rows(self.recipe.rounder, job)?;
+        let learners = job.layers.iter().zip(rounded).map(|(layer, rounded)| {
+            let input = InputLearner::again(&layer.input, &rounded, self.inputs.per_timestep, self.rates)?;
+            LayerLearner::rounded_before(rounded, input)
+        });
+        self.recipe.end_to_end(job, learners.collect::<Result<_>>()?, cx).map(Some)
+    }
+
+    fn end_to_end_iterations(&self) -> u64 {
+        self.recipe.end_to_end as u64
     }
 }
 

@@ -4,6 +4,7 @@
 //! The unit of work is a block. Its `weights/{block}.npz` is written, then `weights/{block}.json`, which says that
 //! it is done. A killed run computes the boundaries of finished blocks anew, which is cheap, and goes on.
 
+mod end_to_end;
 mod finite;
 mod rows;
 mod weights;
@@ -29,8 +30,9 @@ use crate::plan::QuantConfig;
 use crate::quant::{Clipping, Grid, QuantizedLayer, nearest};
 use crate::registry::Kind;
 use crate::{
-    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedBlock,
+    BlockId, BlockJob, BlockSpec, Context, Error, LayerId, LayerJob, ModelSpec, Result, RoundedLayer,
 };
+use end_to_end::{AllBlocks, end_to_end};
 use finite::Passed;
 use rows::Rows;
 pub(super) use weights::load_blocks;
@@ -51,6 +53,20 @@ pub struct BlockMetrics {
     pub final_loss: f32,
     /// Training loss every 100 iterations.
     pub loss_history_stride100: Vec<f32>,
+}
+
+/// How looking at all blocks together came out: mean squared errors of the last block's output on held-out rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndToEndMetrics {
+    /// Of the blocks as they were rounded one by one.
+    pub before_loss: f32,
+    /// Of what is kept.
+    pub final_loss: f32,
+    /// Training loss every 100 iterations.
+    pub loss_history_stride100: Vec<f32>,
+    /// What it took.
+    pub cost: BlockCost,
 }
 
 /// What rounding one block took.
@@ -83,6 +99,9 @@ pub struct WeightsConfig {
     pub held_out_rows: usize,
     /// The blocks.
     pub block_metrics: Vec<BlockMetrics>,
+    /// How looking at all blocks together came out, where the rounder did so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub end_to_end: Option<EndToEndMetrics>,
     /// What each block took; all that differs between two runs of the same settings.
     pub costs: BTreeMap<BlockId, BlockCost>,
 }
@@ -141,7 +160,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         };
         let guidance = (rows.branches > 1)
             .then_some(Guided { weight: set.manifest.cfg_scale, together: settings.loss.guided() });
-        let mut quantized = full.clone();
+        let (embedded, mut quantized) = (full.clone(), full.clone());
         let mut metrics = Vec::new();
         for (index, block) in spec.blocks.iter().enumerate().skip(first) {
             session.cx.check()?;
@@ -157,7 +176,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                 let jobs = layer_jobs(session, block, settings, &config, &plan)?;
                 let reconstruction = BlockReconstruction {
                     model: &*session.model,
-                    block: index,
+                    blocks: index..index + 1,
                     plan: &plan,
                     layers: &jobs,
                     inputs: &quantized,
@@ -178,6 +197,17 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             quantized = after;
             full = targets;
         }
+        let all = AllBlocks {
+            blocks: first..spec.blocks.len(),
+            config: &config,
+            plan: &plan,
+            inputs: &embedded,
+            targets: &full,
+            learn: rows.learn * rows.branches,
+            guidance,
+            metrics: &metrics,
+        };
+        let tuned = end_to_end(session, settings, &*rounder, &all)?;
         let document = WeightsConfig {
             format: WeightsConfig::FORMAT.to_owned(),
             model_version: spec.name.clone(),
@@ -185,6 +215,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             rounder: rounder_identity,
             rows: rows.learn,
             held_out_rows: rows.count - rows.learn,
+            end_to_end: tuned,
             costs: metrics.iter().map(|m| cost(run, &m.block_name)).collect::<Result<_>>()?,
             block_metrics: metrics,
         };
@@ -269,7 +300,7 @@ fn round_block(
     let context =
         Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
-    check(settings, job, &rounded)?;
+    check(settings, job.layers, &rounded.layers)?;
     let learned = job.layers.iter().zip(&rounded.layers).map(|(job, layer)| layer.quantized(&job.input));
     let learned = learned.collect::<Result<Vec<_>>>()?;
     let metrics = BlockMetrics {
@@ -283,7 +314,7 @@ fn round_block(
     let cost = BlockCost { seconds, peak_memory_bytes, peak_array_bytes: memory::peak_memory()? };
     let (block, ours, nearest) = (&job.block.id, metrics.final_loss, metrics.nearest_loss);
     tracing::info!("{block}: held-out error {ours:.3e}, nearest {nearest:.3e}, {seconds:.1} s");
-    write_block(&session.run, job, &rounded)?;
+    write_block(&session.run.block_weights(block), job.layers, &rounded.layers)?;
     write_json(&session.run.block_cost(block), &cost)?;
     write_json(&record, &metrics)?;
     progress.end();
@@ -302,13 +333,13 @@ fn derived_seed(seed: u64, label: &str) -> u64 {
     hash.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
-fn check(settings: &RoundSettings, job: &BlockJob<'_>, rounded: &RoundedBlock) -> Result<()> {
+fn check(settings: &RoundSettings, layers: &[LayerJob], rounded: &[RoundedLayer]) -> Result<()> {
     let owner = || format!("rounder `{}`", settings.rounder.name);
-    if rounded.layers.len() != job.layers.len() {
-        let reason = format!("it returned {} layers for {}", rounded.layers.len(), job.layers.len());
+    if rounded.len() != layers.len() {
+        let reason = format!("it returned {} layers for {}", rounded.len(), layers.len());
         return Err(Error::settings(owner(), reason));
     }
-    for (layer, rounded) in job.layers.iter().zip(&rounded.layers) {
+    for (layer, rounded) in layers.iter().zip(rounded) {
         rounded.validate(&layer.spec, layer.input.steps()).map_err(|e| Error::settings(owner(), e))?;
     }
     Ok(())

@@ -1,14 +1,16 @@
 //! `weights/{block}.npz`: a block's integers and what was learned of its inputs.
 
+use std::path::Path;
+
 use super::BlockMetrics;
 use crate::artifacts::{Npz, RunFolder, write_npz};
 use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
-use crate::{BlockJob, BlockSpec, Error, LearnedInput, Result, RoundedBlock, RoundedLayer};
+use crate::{BlockSpec, Error, LayerId, LayerJob, LearnedInput, Result, RoundedLayer};
 
 /// Writes a block's layers.
-pub(super) fn write_block(run: &RunFolder, job: &BlockJob<'_>, rounded: &RoundedBlock) -> Result<()> {
-    write_npz(&run.block_weights(&job.block.id), |npz| {
-        for (layer, rounded) in job.layers.iter().zip(&rounded.layers) {
+pub(super) fn write_block(path: &Path, layers: &[LayerJob], rounded: &[RoundedLayer]) -> Result<()> {
+    write_npz(path, |npz| {
+        for (layer, rounded) in layers.iter().zip(rounded) {
             let layout = rounded.grid.layout(rounded.shape)?;
             let name = |field: &str| format!("{}__{field}", layer.spec.id.array_prefix());
             let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
@@ -40,7 +42,21 @@ pub(in crate::pipeline) fn load_blocks<'a>(
     plan: &ActivationPlan,
     blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
 ) -> Result<QuantizedLayers> {
-    let mut layers = QuantizedLayers::new();
+    let rounded = load_rounded(run, plan, blocks)?;
+    let layer = |(id, rounded): (LayerId, RoundedLayer)| {
+        let layer = rounded.quantized(plan.input(&id)?)?;
+        Ok((id, layer))
+    };
+    rounded.into_iter().map(layer).collect()
+}
+
+/// The integers of finished blocks, in the order of the forward pass.
+pub(super) fn load_rounded<'a>(
+    run: &RunFolder,
+    plan: &ActivationPlan,
+    blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
+) -> Result<Vec<(LayerId, RoundedLayer)>> {
+    let mut layers = Vec::new();
     for (block, metrics) in blocks {
         let path = run.block_weights(&block.id);
         let npz = Npz::open(&path)?;
@@ -77,7 +93,7 @@ pub(in crate::pipeline) fn load_blocks<'a>(
                 learned,
             };
             rounded.validate(layer, steps).map_err(|e| Error::malformed("block of weights", &path, e))?;
-            layers.insert(layer.id.clone(), rounded.quantized(plan.input(&layer.id)?)?);
+            layers.push((layer.id.clone(), rounded));
         }
     }
     Ok(layers)

@@ -301,7 +301,7 @@ impl<'a> Judge<'a> {
 }
 
 /// Every timestep on its own, or all of one width together.
-fn groups(bits: &[u8], per_timestep: bool) -> Vec<usize> {
+pub(super) fn groups(bits: &[u8], per_timestep: bool) -> Vec<usize> {
     if per_timestep {
         return (0..bits.len()).collect();
     }

@@ -5,10 +5,11 @@
 //! each (as in its Python descendant); the correction of the bias is the same at all of them.
 
 use mlx_rs::{Array, ops};
-use taq_core::quant::{InputGrids, to_vec};
-use taq_core::{LayerGradients, LearnedInput, Result};
+use taq_core::quant::{InputGrids, activation_qmax, to_vec};
+use taq_core::{LayerGradients, LearnedInput, Result, RoundedLayer};
 
 use super::adam::{Adam, Variables};
+use super::calibrate::groups;
 
 /// Learning rates of what is not rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -90,6 +91,38 @@ impl InputLearner {
             bias: if start.rates.bias > 0.0 { Some(zeros(outputs as i32)?) } else { None },
             start,
         })))
+    }
+
+    /// Goes on from what was learned of a layer's input; the plan's grids stay if nothing was.
+    pub(in crate::rounders) fn again(
+        plan: &InputGrids,
+        rounded: &RoundedLayer,
+        per_timestep: bool,
+        rates: InputRates,
+    ) -> Result<Self> {
+        let Some(learned) = rounded.learned.clone() else { return Ok(Self::planned(plan)) };
+        let groups = groups(&plan.bits, per_timestep);
+        let count = groups.iter().max().map_or(0, |g| g + 1);
+        let first = (0..count).filter_map(|group| groups.iter().position(|&g| g == group));
+        let scale: Vec<f32> = first.clone().map(|step| learned.scale[step]).collect();
+        // What the layer's inputs are about as large as: a third of the grid's range.
+        let widest: Vec<f32> = first
+            .map(|step| Ok(learned.scale[step] * activation_qmax(plan.bits[step])? / 3.0))
+            .collect::<Result<_>>()?;
+        let input = widest.iter().copied().fold(0.0, f32::max);
+        let [outputs, inputs] = rounded.shape;
+        let weight = rounded.scale.iter().sum::<f32>() / rounded.scale.len() as f32;
+        let bias_unit = weight * (inputs as f32 / 12.0).sqrt() * input;
+        let (shift, multiplier) = (learned.shift, learned.multiplier);
+        let start = InputStart { groups, scale, shift, multiplier, bias_unit, rates };
+        let mut again = Self::calibrated(plan, outputs, start)?;
+        if let Self::Learned(own) = &mut again {
+            if !learned.bias.is_empty() {
+                let units: Vec<f32> = learned.bias[..outputs].iter().map(|b| b / bias_unit).collect();
+                own.bias = Some(Variables::new(Array::from_slice(&units, &[outputs as i32]))?);
+            }
+        }
+        Ok(again)
     }
 
     /// Learning rates; 0 if nothing is learned.

@@ -32,6 +32,12 @@ impl LayerLearner {
         Ok(Self { weight: Weight::Soft(Box::new(weight)), input, nearest, start })
     }
 
+    /// A layer whose integers are fixed.
+    pub(in crate::rounders) fn rounded_before(rounded: RoundedLayer, input: InputLearner) -> Result<Self> {
+        let weight = Weight::Hard(HardWeight::new(rounded.clone())?);
+        Ok(Self { weight, input, nearest: rounded.clone(), start: rounded })
+    }
+
     /// Rounded to nearest, on the first grids of its input.
     pub(in crate::rounders) fn nearest(&self) -> RoundedLayer {
         self.nearest.clone()

@@ -78,6 +78,8 @@ pub(super) struct Recipe {
     pub(super) drop: f32,
     /// Further steps after hard rounding, of everything but the integers.
     pub(super) polish: usize,
+    /// The same over all blocks at once.
+    pub(super) end_to_end: usize,
 }
 
 impl Recipe {
@@ -174,8 +176,30 @@ impl Recipe {
     /// With the integers fixed, learns what else there is. Nothing is left in full precision: these are the numbers that
     /// the quantized model computes with.
     fn polish(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
+        self.tune(job, learners, cx, self.polish)
+    }
+
+    /// The same for all blocks at once (the second phase of EfficientQAT: Chen et al., arXiv 2407.11062).
+    pub(super) fn end_to_end(
+        &self,
+        job: &BlockJob<'_>,
+        mut learners: Vec<LayerLearner>,
+        cx: &Context,
+    ) -> Result<RoundedBlock> {
+        let losses = self.tune(job, &mut learners, cx, self.end_to_end)?;
+        let layers = learners.iter().map(LayerLearner::rounded).collect::<Result<_>>()?;
+        Ok(RoundedBlock { layers, losses })
+    }
+
+    fn tune(
+        &self,
+        job: &BlockJob<'_>,
+        learners: &mut [LayerLearner],
+        cx: &Context,
+        iters: usize,
+    ) -> Result<Vec<f32>> {
         let mut batches = Batches::new(!cx.seed, job.reconstruction.rows(), self.batch_size);
-        self.descend(job, learners, cx, self.polish, &mut batches, |at| {
+        self.descend(job, learners, cx, iters, &mut batches, |at| {
             (Step { iteration: at + 1, lr: self.lr, lambda: 0.0, beta: self.beta[1] }, None)
         })
     }
