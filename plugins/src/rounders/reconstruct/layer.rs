@@ -20,7 +20,7 @@ pub(in crate::rounders) struct LayerLearner {
 
 enum Weight {
     Soft(Box<WeightLearner>),
-    Hard(HardWeight),
+    Hard(Box<HardWeight>),
 }
 
 impl LayerLearner {
@@ -34,7 +34,7 @@ impl LayerLearner {
 
     /// A layer whose integers are fixed.
     pub(in crate::rounders) fn rounded_before(rounded: RoundedLayer, input: InputLearner) -> Result<Self> {
-        let weight = Weight::Hard(HardWeight::new(rounded.clone())?);
+        let weight = Weight::Hard(Box::new(HardWeight::new(rounded.clone())?));
         Ok(Self { weight, input, nearest: rounded.clone(), start: rounded })
     }
 
@@ -111,7 +111,7 @@ impl LayerLearner {
     /// Fixes the integers.
     pub(in crate::rounders) fn harden(&mut self) -> Result<()> {
         if let Weight::Soft(weight) = &self.weight {
-            self.weight = Weight::Hard(HardWeight::new(weight.harden()?)?);
+            self.weight = Weight::Hard(Box::new(HardWeight::new(weight.harden()?)?));
             self.input.rest()?;
         }
         Ok(())

@@ -55,6 +55,10 @@ use weights::Step;
 /// Iterations between two reports of progress.
 const REPORT_STRIDE: usize = 10;
 
+/// Learning of the rounding ends early when less than one in so many weights is still undecided: what is decided does not
+/// move any more.
+const UNSETTLED: usize = 1000;
+
 /// How a block is learned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recipe {
@@ -204,7 +208,8 @@ impl Recipe {
         })
     }
 
-    /// Takes `iters` steps; what each is like, `plan` says. Returns the loss every [`LOSS_STRIDE`] steps.
+    /// Takes `iters` steps, or fewer where all weights are decided before; what each is like, `plan` says. Returns the loss
+    /// every [`LOSS_STRIDE`] steps.
     ///
     /// On a GPU the graph of a step is built while the one before is still computed: the loss is looked at only when
     /// progress is told. On the CPU a step can change its variables in place only once the one before is done.
@@ -243,13 +248,17 @@ impl Recipe {
             if done.is_multiple_of(REPORT_STRIDE) || done == iters {
                 let loss = to_vec(&loss)?[0];
                 check(job, learners, loss)?;
-                let note = match decided(learners)? {
-                    (_, 0) => format!("loss {loss:.3e}, integers fixed"),
-                    (decided, free) => {
-                        format!("loss {loss:.3e}, {:.0} % decided", 100.0 * decided as f64 / free as f64)
-                    }
+                let (decided, free) = decided(learners)?;
+                let note = match free {
+                    0 => format!("loss {loss:.3e}, integers fixed"),
+                    _ => format!("loss {loss:.3e}, {:.0} % decided", 100.0 * decided as f64 / free as f64),
                 };
-                cx.progress.advance(((done - 1) % REPORT_STRIDE + 1) as u64, &note);
+                let settled = free > 0 && (free - decided) * UNSETTLED <= free;
+                let left = if settled { iters - done } else { 0 };
+                cx.progress.advance(((done - 1) % REPORT_STRIDE + 1 + left) as u64, &note);
+                if settled {
+                    break;
+                }
             }
         }
         Ok(losses)

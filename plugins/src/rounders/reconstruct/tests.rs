@@ -169,6 +169,36 @@ fn stops_when_asked() {
     assert!(notes[0].starts_with("loss ") && notes[0].ends_with("% decided"), "{}", notes[0]);
 }
 
+#[test]
+fn stops_when_all_is_decided() {
+    struct Units(Mutex<Vec<u64>>);
+    impl Progress for Units {
+        fn begin(&self, _: &str, _: u64) {
+            unreachable!("the stage begins");
+        }
+        fn advance(&self, units: u64, _: &str) {
+            self.0.lock().unwrap().push(units);
+        }
+        fn end(&self) {
+            unreachable!("the stage ends");
+        }
+    }
+    let planted = Planted::new(1, 16, 8, 32);
+    let layers = planted.layers(grid(4, Granularity::Channel, true));
+    let reports = |lambda| {
+        let progress = Arc::new(Units(Mutex::default()));
+        let cx = Context { seed: 0, progress: progress.clone(), cancel: Cancel::default() };
+        let settings = AdaRoundSettings { iters: 1000, lambda, beta: [2.0; 2], ..Default::default() };
+        adaround(settings).round(&job(&planted, &layers), &cx).unwrap();
+        let units = progress.0.lock().unwrap().clone();
+        // The bar is full either way.
+        assert_eq!(units.iter().sum::<u64>(), 1000);
+        units.len()
+    };
+    assert!(reports(30.0) < 60, "a strong regulariser decides soon");
+    assert_eq!(reports(0.0), 100);
+}
+
 /// A reconstruction that answers with what it was given.
 struct Broken {
     rows: usize,
@@ -298,10 +328,11 @@ fn taq_dit_is_reproducible_and_its_parts_can_be_switched_off() {
         let rounder = TaqDit::new(TaqDitSettings { iters: 60, polish: 20, ..settings }).unwrap();
         rounder.round(&job(&planted, &layers), &Context::quiet(3)).unwrap().layers.swap_remove(0)
     };
-    let default = TaqDitSettings::default();
+    let default = TaqDitSettings { per_timestep: true, ..Default::default() };
     let whole = round(default);
     assert_eq!(whole, round(default));
     let learned = whole.learned.unwrap();
+    assert!(learned.scale[0] != learned.scale[1] && learned.shift[..33] != learned.shift[33..66]);
     assert_eq!((learned.scale.len(), learned.shift.len(), learned.bias.len()), (3, 3 * 33, 3 * 16));
     // No channels but the wide ones moved to the weight, by whole factors.
     for (channel, m) in learned.multiplier.iter().enumerate() {
@@ -314,6 +345,52 @@ fn taq_dit_is_reproducible_and_its_parts_can_be_switched_off() {
     let none = TaqDitSettings { shift: Inputs::None, migrate: Inputs::None, bias_lr: 0.0, ..default };
     let learned = round(none).learned.unwrap();
     assert!(learned.shift.is_empty() && learned.multiplier.is_empty() && learned.bias.is_empty());
+}
+
+#[test]
+fn looking_at_all_blocks_keeps_the_integers_and_lowers_the_error() {
+    for seed in 0..3 {
+        let planted = Planted::with_layers(seed, 33, 16, 128, 2).post_gelu(3, 4);
+        let layers = planted.layers(grid(3, Granularity::Channel, true));
+        let job = job(&planted, &layers);
+        let rounder = |end_to_end| {
+            let settings =
+                TaqDitSettings { iters: 100, lr: 0.1, polish: 0, end_to_end, ..Default::default() };
+            TaqDit::new(settings).unwrap()
+        };
+        let rounder = rounder(300);
+        let before = rounder.round(&job, &Context::quiet(3)).unwrap();
+        assert_eq!(rounder.end_to_end_iterations(), 300);
+        let after = rounder.end_to_end(&job, before.layers.clone(), &Context::quiet(3)).unwrap().unwrap();
+        assert_eq!(after.losses.len(), 3);
+        for (before, after) in before.layers.iter().zip(&after.layers) {
+            assert_eq!(before.weight_int, after.weight_int);
+            let (before, after) = (before.learned.as_ref().unwrap(), after.learned.as_ref().unwrap());
+            assert_eq!((&before.shift, &before.multiplier), (&after.shift, &after.multiplier));
+            assert!(before.scale != after.scale && before.bias != after.bias);
+        }
+        let (before, after) = (held_out(&planted, &layers, &before), held_out(&planted, &layers, &after));
+        assert!(after < 0.97 * before, "seed {seed}: {before} became {after}");
+    }
+}
+
+#[test]
+fn nothing_learned_goes_on_where_it_was() {
+    // With rates of 0, tuning gives back what it got, to the last digits.
+    let planted = Planted::new(2, 33, 16, 96).post_gelu(3, 6);
+    let layers = planted.layers(grid(4, Granularity::Channel, true));
+    let job = job(&planted, &layers);
+    let learn = TaqDitSettings { iters: 30, polish: 10, end_to_end: 5, ..Default::default() };
+    let before = TaqDit::new(learn).unwrap().round(&job, &Context::quiet(3)).unwrap();
+    let still = TaqDit::new(TaqDitSettings { scale_lr: 0.0, bias_lr: 0.0, ..learn }).unwrap();
+    let after = still.end_to_end(&job, before.layers.clone(), &Context::quiet(3)).unwrap().unwrap();
+    let close = |a: &[f32], b: &[f32]| {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * (1.0 + b.abs()))
+    };
+    let (a, b) = (&after.layers[0], &before.layers[0]);
+    assert!(a.weight_int == b.weight_int && close(&a.scale, &b.scale));
+    let (a, b) = (a.learned.as_ref().unwrap(), b.learned.as_ref().unwrap());
+    assert!(close(&a.scale, &b.scale) && close(&a.bias, &b.bias) && a.shift == b.shift);
 }
 
 #[test]
