@@ -13,6 +13,7 @@ mod policy;
 mod round;
 mod run;
 mod schema;
+mod sensitivity;
 mod session;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -29,6 +30,7 @@ pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;
+pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use session::SessionArgs;
 
 /// The whole command line.
@@ -92,6 +94,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Calibrate(CalibrateArgs),
     Observe(ObserveArgs),
+    Sensitivity(SensitivityArgs),
     Decide(DecideArgs),
     Cache(CacheArgs),
     Round(RoundArgs),

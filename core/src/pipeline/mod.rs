@@ -19,6 +19,7 @@ mod round;
 mod run;
 mod samples;
 mod scores;
+mod sensitivity;
 mod session;
 mod taqdit;
 mod trajectory;
@@ -35,5 +36,8 @@ pub use report::{EvaluatorReport, ImageScore, Intervals, PromptAccuracy, Report,
 pub use round::{BlockCost, BlockMetrics, WeightsConfig, round};
 pub use run::{STAGES, run};
 pub use samples::{ImageRecord, RunManifest, Sample, SampleSet};
+pub use sensitivity::{
+    OutputError, OutputErrors, RankCorrelation, Sensitivities, SensitivityEntry, sensitivity,
+};
 pub use session::{Encoded, Outcome, Session};
 pub use trajectory::Trajectory;
