@@ -10,6 +10,7 @@ mod parse;
 mod plot;
 mod plugins;
 mod policy;
+mod profile;
 mod round;
 mod run;
 mod schema;
@@ -27,6 +28,7 @@ pub(crate) use observe::ObserveArgs;
 pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
 pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
+pub(crate) use profile::ProfileArgs;
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;
@@ -94,6 +96,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Calibrate(CalibrateArgs),
     Observe(ObserveArgs),
+    Profile(ProfileArgs),
     Sensitivity(SensitivityArgs),
     Decide(DecideArgs),
     Cache(CacheArgs),

@@ -4,6 +4,7 @@ mod doctor;
 mod plot;
 mod plugins;
 mod policy;
+mod profile;
 mod schema;
 mod scores;
 mod sensitivity;
@@ -37,6 +38,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Run(args) => stages::run(host, &args),
         Command::Calibrate(args) => stages::calibrate(host, &args),
         Command::Observe(args) => stages::observe(host, &args),
+        Command::Profile(args) => stages::profile(host, &args),
         Command::Sensitivity(args) => stages::sensitivity(host, &args),
         Command::Decide(args) => stages::decide(host, &args),
         Command::Cache(args) => stages::cache(host, &args),

@@ -7,9 +7,9 @@ use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Sensitivities, Session};
 use taq_core::{Context, Error, Result};
 
-use super::{Host, plot, scores, sensitivity};
+use super::{Host, plot, profile, scores, sensitivity};
 use crate::args::{
-    CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs,
+    CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, ProfileArgs, RoundArgs, RunArgs,
     SensitivityArgs, SessionArgs,
 };
 use crate::error::Failure;
@@ -42,6 +42,18 @@ pub(crate) fn observe(host: Host, args: &ObserveArgs) -> Result<(), Failure> {
     let settings = args.settings(&host.registry)?;
     needs_run(&args.session, "observe", "calibration samples")?;
     stage(host, &args.session, |session| pipeline::observe(session, &settings))
+}
+
+/// `taq profile`.
+pub(crate) fn profile(host: Host, args: &ProfileArgs) -> Result<(), Failure> {
+    needs_run(&args.session, "profile", "calibration samples")?;
+    let mut layers = Vec::new();
+    stage(host, &args.session, |session| {
+        let outcome = pipeline::profile(session, args.num_samples)?;
+        layers = pipeline::profile_summary(session)?;
+        Ok(outcome)
+    })?;
+    print(&format!("\n{}", profile::table(&layers).render(terminal_width())))
 }
 
 /// `taq sensitivity`.

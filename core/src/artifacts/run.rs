@@ -161,6 +161,21 @@ impl RunFolder {
         self.sensitivity_parts().join(format!("{name}.json"))
     }
 
+    /// What comes out of GELU, all timesteps together.
+    pub fn post_gelu_profile(&self) -> PathBuf {
+        self.activations().join("post_gelu_profile.npz")
+    }
+
+    /// Folder of what `profile` has seen so far.
+    pub fn post_gelu_parts(&self) -> PathBuf {
+        self.activations().join("post_gelu")
+    }
+
+    /// What comes out of GELU at one timestep.
+    pub fn post_gelu_part(&self, step: usize) -> PathBuf {
+        self.post_gelu_parts().join(format!("step_{step}.npz"))
+    }
+
     /// How layers change over time.
     pub fn temporal_analysis(&self) -> PathBuf {
         self.activations().join("layer_temporal_analysis.json")
@@ -249,6 +264,8 @@ mod tests {
             relative(run.layer_sensitivity(&"mm0/../x.q".into())),
             "activations/sensitivities/mm0____x_q.json"
         );
+        assert_eq!(relative(run.post_gelu_profile()), "activations/post_gelu_profile.npz");
+        assert_eq!(relative(run.post_gelu_part(7)), "activations/post_gelu/step_7.npz");
         assert_eq!(relative(run.temporal_analysis()), "activations/layer_temporal_analysis.json");
         assert_eq!(relative(run.plots()), "activations/plots");
         assert_eq!(relative(run.weights_config()), "quantized_weights/config.json");
