@@ -51,16 +51,18 @@ impl ChannelProfile {
         let (old, new) = (self.tokens as f64, tokens as f64);
         let mut mean = vec![0.0; channels];
         for token in values.chunks_exact(channels) {
-            for (c, &x) in token.iter().enumerate() {
-                mean[c] += f64::from(x) / new;
-                self.min[c] = self.min[c].min(x);
-                self.max[c] = self.max[c].max(x);
-                self.histogram[bin(x)] += 1;
+            let extremes = self.min.iter_mut().zip(&mut self.max);
+            for ((&x, sum), (min, max)) in token.iter().zip(&mut mean).zip(extremes) {
+                *sum += f64::from(x);
+                *min = min.min(x);
+                *max = max.max(x);
             }
+            token.iter().for_each(|&x| self.histogram[bin(x)] += 1);
         }
+        mean.iter_mut().for_each(|sum| *sum /= new);
         for token in values.chunks_exact(channels) {
-            for (c, &x) in token.iter().enumerate() {
-                self.squares[c] += (f64::from(x) - mean[c]).powi(2);
+            for ((&x, mean), squares) in token.iter().zip(&mean).zip(&mut self.squares) {
+                *squares += (f64::from(x) - mean).powi(2);
             }
         }
         for (c, mean) in mean.into_iter().enumerate() {
@@ -144,7 +146,10 @@ mod tests {
         for edge in profile_edges() {
             values.extend([edge, edge.next_down(), edge.next_up()]);
         }
-        check(&values, 1, 100);
+        let mut all = ChannelProfile::new(1);
+        all.add(&values);
+        assert_eq!(all.histogram, naive(&values, 1).1);
+        assert_eq!(all.histogram.iter().sum::<u64>(), values.len() as u64);
         let mut tiny = ChannelProfile::new(1);
         tiny.add(&[-1e-9]);
         assert_eq!((tiny.histogram[255], tiny.histogram[256]), (1, 0));
