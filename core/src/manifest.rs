@@ -118,6 +118,27 @@ impl Default for ObserveSettings {
     }
 }
 
+/// Settings of `sensitivity`: how much the model's output suffers when one layer alone is quantized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SensitivitySettings {
+    /// Images to measure on, from the first; default: 4, or all if fewer are calibrated.
+    pub num_images: Option<usize>,
+    /// Every so many of the kept timesteps.
+    #[schemars(range(min = 1))]
+    pub stride: usize,
+    /// Widths to try for every weight, 2 to 8 each; none: weights are left out.
+    pub weight_bits: Vec<u8>,
+    /// Widths to try for every layer's input, 2 to 8 each; none: inputs are left out.
+    pub activation_bits: Vec<u8>,
+}
+
+impl Default for SensitivitySettings {
+    fn default() -> Self {
+        Self { num_images: None, stride: 3, weight_bits: vec![2, 3, 4, 6, 8], activation_bits: vec![4, 6, 8] }
+    }
+}
+
 /// Settings of `decide`: statistics to plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -295,6 +316,8 @@ pub struct Pipeline {
     pub calibrate: Option<CalibrateSettings>,
     /// Statistics.
     pub observe: Option<ObserveSettings>,
+    /// Sensitivities, for policies that use them.
+    pub sensitivity: Option<SensitivitySettings>,
     /// Plan.
     pub decide: Option<DecideSettings>,
     /// Block boundaries on disk.

@@ -4,6 +4,7 @@
 //! `timestep_stats/step_{k}.npz` holds the per-channel vectors and histograms and
 //! `timestep_stats/step_{k}_index.json` a [`StepIndex`] with the scalars.
 
+mod channels;
 mod quantile;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::LayerId;
+pub use channels::{ChannelProfile, PROFILE_BINS, PROFILE_REACH, profile_edges};
 pub use quantile::{quantile, quantile_f64};
 
 /// The `format` of [`StatisticsIndex`].

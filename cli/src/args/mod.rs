@@ -10,9 +10,11 @@ mod parse;
 mod plot;
 mod plugins;
 mod policy;
+mod profile;
 mod round;
 mod run;
 mod schema;
+mod sensitivity;
 mod session;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -26,9 +28,11 @@ pub(crate) use observe::ObserveArgs;
 pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
 pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
+pub(crate) use profile::ProfileArgs;
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;
+pub(crate) use sensitivity::SensitivityArgs;
 pub(crate) use session::SessionArgs;
 
 /// The whole command line.
@@ -92,6 +96,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     Calibrate(CalibrateArgs),
     Observe(ObserveArgs),
+    Profile(ProfileArgs),
+    Sensitivity(SensitivityArgs),
     Decide(DecideArgs),
     Cache(CacheArgs),
     Round(RoundArgs),

@@ -38,6 +38,22 @@ pub(super) fn not_negative(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Widths of integers, such as `2,3,4`; `none` is an empty list.
+#[derive(Debug, Clone)]
+pub(super) struct Widths(pub(super) Vec<u8>);
+
+/// See [`Widths`].
+pub(super) fn widths(text: &str) -> Result<Widths, String> {
+    if text == "none" {
+        return Ok(Widths(Vec::new()));
+    }
+    let width = |part: &str| match part.trim().parse() {
+        Ok(bits) if (2..=8).contains(&bits) => Ok(bits),
+        _ => Err(format!("`{part}` is no number of bits; expected 2 to 8 each, as 3,4,8, or `none`")),
+    };
+    text.split(',').map(width).collect::<Result<_, _>>().map(Widths)
+}
+
 /// The ids of blocks.
 pub(super) fn blocks(names: Option<&[String]>) -> Option<Vec<BlockId>> {
     names.map(|names| names.iter().map(|name| BlockId::from(name.as_str())).collect())
@@ -68,6 +84,15 @@ mod tests {
         assert_eq!(image_size("64"), Ok((64, 64)));
         assert_eq!(image_size("64x96"), Ok((64, 96)));
         assert!(image_size("0").is_err() && image_size("64x").is_err() && image_size("-1").is_err());
+    }
+
+    #[test]
+    fn widths_are_numbers_of_bits() {
+        assert_eq!(widths("2,3, 8").unwrap().0, [2, 3, 8]);
+        assert!(widths("none").unwrap().0.is_empty());
+        for wrong in ["", "4,", "9", "4-8", "nothing"] {
+            assert!(widths(wrong).unwrap_err().contains("expected 2 to 8"), "{wrong}");
+        }
     }
 
     #[test]

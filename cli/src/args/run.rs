@@ -95,6 +95,7 @@ impl RunArgs {
         let drop = |stage: &str| !wanted.iter().any(|w| w == stage);
         pipeline.calibrate.take_if(|_| drop("calibrate"));
         pipeline.observe.take_if(|_| drop("observe"));
+        pipeline.sensitivity.take_if(|_| drop("sensitivity"));
         pipeline.decide.take_if(|_| drop("decide"));
         pipeline.cache.take_if(|_| drop("cache"));
         pipeline.round.take_if(|_| drop("round"));
@@ -104,10 +105,11 @@ impl RunArgs {
 }
 
 /// Which stages have a table, in the order of [`STAGES`].
-fn tables(pipeline: &Pipeline) -> [bool; 6] {
+fn tables(pipeline: &Pipeline) -> [bool; 7] {
     [
         pipeline.calibrate.is_some(),
         pipeline.observe.is_some(),
+        pipeline.sensitivity.is_some(),
         pipeline.decide.is_some(),
         pipeline.cache.is_some(),
         pipeline.round.is_some(),

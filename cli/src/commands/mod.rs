@@ -4,8 +4,10 @@ mod doctor;
 mod plot;
 mod plugins;
 mod policy;
+mod profile;
 mod schema;
 mod scores;
+mod sensitivity;
 mod stages;
 
 use mlx_rs::{Device, DeviceType};
@@ -36,6 +38,8 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Run(args) => stages::run(host, &args),
         Command::Calibrate(args) => stages::calibrate(host, &args),
         Command::Observe(args) => stages::observe(host, &args),
+        Command::Profile(args) => stages::profile(host, &args),
+        Command::Sensitivity(args) => stages::sensitivity(host, &args),
         Command::Decide(args) => stages::decide(host, &args),
         Command::Cache(args) => stages::cache(host, &args),
         Command::Round(args) => stages::round(host, &args),

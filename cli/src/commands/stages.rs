@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
-use taq_core::pipeline::{self, Outcome, Report, Session};
+use taq_core::pipeline::{self, Outcome, Report, Sensitivities, Session};
 use taq_core::{Context, Error, Result};
 
-use super::{Host, plot, scores};
+use super::{Host, plot, profile, scores, sensitivity};
 use crate::args::{
-    CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, RoundArgs, RunArgs, SessionArgs,
+    CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, ProfileArgs, RoundArgs, RunArgs,
+    SensitivityArgs, SessionArgs,
 };
 use crate::error::Failure;
 use crate::interrupt;
@@ -41,6 +42,26 @@ pub(crate) fn observe(host: Host, args: &ObserveArgs) -> Result<(), Failure> {
     let settings = args.settings(&host.registry)?;
     needs_run(&args.session, "observe", "calibration samples")?;
     stage(host, &args.session, |session| pipeline::observe(session, &settings))
+}
+
+/// `taq profile`.
+pub(crate) fn profile(host: Host, args: &ProfileArgs) -> Result<(), Failure> {
+    needs_run(&args.session, "profile", "calibration samples")?;
+    let mut layers = Vec::new();
+    stage(host, &args.session, |session| {
+        let outcome = pipeline::profile(session, args.num_samples)?;
+        layers = pipeline::profile_summary(session)?;
+        Ok(outcome)
+    })?;
+    print(&format!("\n{}", profile::table(&layers).render(terminal_width())))
+}
+
+/// `taq sensitivity`.
+pub(crate) fn sensitivity(host: Host, args: &SensitivityArgs) -> Result<(), Failure> {
+    needs_run(&args.session, "sensitivity", "calibration samples and statistics")?;
+    stage(host, &args.session, |session| pipeline::sensitivity(session, &args.settings()))?;
+    let document: Sensitivities = read_document(&RunFolder::open(&args.session.run)?.sensitivities())?;
+    print(&format!("\n{}", sensitivity::table(&document).render(terminal_width())))
 }
 
 /// `taq decide`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::atomic::sweep;
 use super::lock::FolderLock;
-use crate::{BlockId, Error, Result};
+use crate::{BlockId, Error, LayerId, Result};
 
 /// A run's folder.
 ///
@@ -145,6 +145,37 @@ impl RunFolder {
         self.activations().join("quant_config.json")
     }
 
+    /// How much the model's output suffers from each layer.
+    pub fn sensitivities(&self) -> PathBuf {
+        self.activations().join("sensitivities.json")
+    }
+
+    /// Folder of what `sensitivity` has measured so far.
+    pub fn sensitivity_parts(&self) -> PathBuf {
+        self.activations().join("sensitivities")
+    }
+
+    /// What was measured of one layer. Separators in the id become `_`: the file is in the run's folder.
+    pub fn layer_sensitivity(&self, layer: &LayerId) -> PathBuf {
+        let name = layer.array_prefix().replace(['/', '\\'], "_");
+        self.sensitivity_parts().join(format!("{name}.json"))
+    }
+
+    /// What comes out of GELU, all timesteps together.
+    pub fn post_gelu_profile(&self) -> PathBuf {
+        self.activations().join("post_gelu_profile.npz")
+    }
+
+    /// Folder of what `profile` has seen so far.
+    pub fn post_gelu_parts(&self) -> PathBuf {
+        self.activations().join("post_gelu")
+    }
+
+    /// What comes out of GELU at one timestep.
+    pub fn post_gelu_part(&self, step: usize) -> PathBuf {
+        self.post_gelu_parts().join(format!("step_{step}.npz"))
+    }
+
     /// How layers change over time.
     pub fn temporal_analysis(&self) -> PathBuf {
         self.activations().join("layer_temporal_analysis.json")
@@ -238,6 +269,13 @@ mod tests {
         assert_eq!(relative(run.step_stats(7)), "activations/timestep_stats/step_7.npz");
         assert_eq!(relative(run.step_index(7)), "activations/timestep_stats/step_7_index.json");
         assert_eq!(relative(run.quant_config()), "activations/quant_config.json");
+        assert_eq!(relative(run.sensitivities()), "activations/sensitivities.json");
+        assert_eq!(
+            relative(run.layer_sensitivity(&"mm0/../x.q".into())),
+            "activations/sensitivities/mm0____x_q.json"
+        );
+        assert_eq!(relative(run.post_gelu_profile()), "activations/post_gelu_profile.npz");
+        assert_eq!(relative(run.post_gelu_part(7)), "activations/post_gelu/step_7.npz");
         assert_eq!(relative(run.temporal_analysis()), "activations/layer_temporal_analysis.json");
         assert_eq!(relative(run.plots()), "activations/plots");
         assert_eq!(relative(run.weights_config()), "quantized_weights/config.json");

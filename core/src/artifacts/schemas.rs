@@ -7,7 +7,9 @@ use super::choice::SessionChoice;
 use super::stage::StageRecord;
 use crate::evaluator::Labels;
 use crate::manifest::Pipeline;
-use crate::pipeline::{BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, WeightsConfig};
+use crate::pipeline::{
+    BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities, WeightsConfig,
+};
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
 
@@ -28,6 +30,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("quantized_weights", schema_for!(WeightsConfig)),
         ("report", schema_for!(Report)),
         ("run_manifest", schema_for!(RunManifest)),
+        ("sensitivities", schema_for!(Sensitivities)),
         ("session", schema_for!(SessionChoice)),
         ("stage_cost", schema_for!(Outcome)),
         ("stage_record", schema_for!(StageRecord)),

@@ -5,8 +5,10 @@
 
 mod bootstrap;
 mod difference;
+mod rank;
 mod ssim;
 
 pub use bootstrap::{Interval, RESAMPLES, bootstrap};
 pub use difference::{decibels, mse, psnr, relative_l2, relative_l2_arrays};
+pub use rank::spearman;
 pub use ssim::ssim;

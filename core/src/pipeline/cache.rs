@@ -83,19 +83,11 @@ pub fn cache(session: &Session, settings: &CacheSettings) -> Result<Outcome> {
     measured(session, "cache", || {
         let (run, spec) = (&session.run, session.model.spec());
         let set = SampleSet::open(run, "cache", &spec.fingerprint)?;
-        let images = settings.num_images.unwrap_or(set.manifest.n_completed);
-        if images == 0 || images > set.manifest.n_completed || settings.stride == 0 {
-            let reason = format!(
-                "num_images is {images} and stride {}, expected 1 to {} (calibrated) and 1 or more",
-                settings.stride, set.manifest.n_completed
-            );
-            return Err(Error::settings("cache", reason));
-        }
+        let (images, steps) = set.chosen("cache", settings.num_images, settings.stride)?;
         let blocks = match &settings.blocks {
             Some(blocks) => chosen(spec, blocks)?,
             None => (0..spec.blocks.len()).collect(),
         };
-        let steps: Vec<usize> = set.manifest.kept_steps.iter().copied().step_by(settings.stride).collect();
         let parts = parts([
             ("samples", session.stage_identity("calibrate")?),
             ("settings", json!(settings)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::sensitivity::known as known_sensitivities;
 use super::session::{measured, parts};
 use super::{Outcome, Session};
 use crate::artifacts::{Npz, StageState, read_document, read_json, write_json};
@@ -20,11 +21,14 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
     measured(session, "decide", || {
         let run = &session.run;
         let spec = session.model.spec();
-        let index = statistics(session)?;
-        let parts = parts([
+        let index = statistics(session, "decide")?;
+        let mut parts = parts([
             ("statistics", session.stage_identity("observe")?),
             ("policy", session.identity(Kind::Policy, &settings.policy)?),
         ]);
+        if let Some((identity, _)) = known_sensitivities(session)? {
+            parts.insert("sensitivities".to_owned(), identity);
+        }
         let state = run.begin_stage("decide", &parts, &[run.quant_config()], session.force)?;
         if state == StageState::Complete && run.quant_config().exists() {
             let config: QuantConfig = read_document(&run.quant_config())?;
@@ -63,17 +67,17 @@ fn bits(average: f64) -> String {
 /// # Errors
 /// [`Error::StageMissing`] before `observe`; [`Error::Stale`] if the statistics are of another model.
 pub fn policy_request(session: &Session, per_channel: bool) -> Result<PolicyRequest> {
-    let index = statistics(session)?;
+    let index = statistics(session, "decide")?;
     request(session, &index, &step_indexes(session, &index)?, per_channel)
 }
 
 /// The index of the run's statistics, which must be of the session's model.
-fn statistics(session: &Session) -> Result<StatisticsIndex> {
+pub(super) fn statistics(session: &Session, stage: &'static str) -> Result<StatisticsIndex> {
     let run = &session.run;
     let path = run.layer_statistics();
     if !path.exists() {
         return Err(Error::StageMissing {
-            stage: "decide",
+            stage,
             needs: "statistics of the activations".into(),
             run: run.root().to_owned(),
             first: "observe",
@@ -86,7 +90,8 @@ fn statistics(session: &Session) -> Result<StatisticsIndex> {
     Ok(index)
 }
 
-fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
+/// The scalars of every step.
+pub(super) fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
     index.step_keys.iter().map(|&step| Ok((step, step_index(&session.run.step_index(step))?))).collect()
 }
 
@@ -130,6 +135,9 @@ fn request(
             return Err(Error::NotFinite { what: format!("the statistics of {} at step {step}", layer.id) });
         }
         request.statistics.push(columns(layer.id.clone(), &seen));
+    }
+    if let Some((_, sensitivities)) = known_sensitivities(session)? {
+        request.sensitivities = sensitivities.for_policy();
     }
     if per_channel {
         add_channels(session, &mut request)?;
@@ -199,7 +207,8 @@ pub fn check_plan(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> R
     Ok(())
 }
 
-fn fill_in(
+/// The plan with the numbers of the statistics.
+pub(super) fn fill_in(
     spec: &ModelSpec,
     policy: &str,
     index: &StatisticsIndex,

@@ -1,8 +1,8 @@
-//! Derivatives of functions that fail with our error type.
+//! Derivatives of functions that fail with our error type, and what they are probed with.
 
 use std::cell::RefCell;
 
-use mlx_rs::{Array, transforms};
+use mlx_rs::{Array, Dtype, random, transforms};
 
 use crate::{Error, Result};
 
@@ -27,6 +27,12 @@ pub(super) fn value_and_gradients(
     }
     let (values, gradients) = result?;
     Ok((values[0].clone(), gradients))
+}
+
+/// Independent random signs, ±1 of f32: with r of them, E[r rᵀ] is the identity.
+pub(super) fn random_signs(shape: &[i32], key: &Array) -> Result<Array> {
+    let ones = random::bernoulli(None, shape, key)?.as_dtype(Dtype::Float32)?;
+    Ok(ones.multiply(Array::from_f32(2.0))?.subtract(Array::from_f32(1.0))?)
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! backward pass gives Jᵀr at every block. Averaged over tokens and over the rows of a timestep, there remains one weight
 //! per timestep and channel.
 
-use mlx_rs::{Array, Dtype, ops, random, transforms};
+use mlx_rs::{Array, ops, random, transforms};
 
 use super::boundary::{Boundary, block_forward};
-use super::gradient::value_and_gradients;
+use super::gradient::{random_signs, value_and_gradients};
 use super::quantized::ActivationPlan;
 use crate::quant::to_vec;
 use crate::rows::take_rows;
@@ -104,10 +104,6 @@ fn gradients(
         zeros.extend(exact.context.as_ref().map(ops::zeros_like).transpose()?);
         streams.push(1 + usize::from(exact.context.is_some()));
     }
-    let signs = |shape: &[i32]| -> Result<Array> {
-        let ones = random::bernoulli(None, shape, key)?.as_dtype(Dtype::Float32)?;
-        Ok(ones.multiply(Array::from_f32(2.0))?.subtract(Array::from_f32(1.0))?)
-    };
     let run = |added: &[Array]| -> Result<Array> {
         let mut added = added.iter();
         let mut io = io.clone();
@@ -118,7 +114,7 @@ fn gradients(
             io.context = io.context.as_ref().map(&mut add).transpose()?;
         }
         let velocity = model.unembed(&io, latent)?;
-        Ok(velocity.multiply(signs(velocity.shape())?)?.sum(None)?)
+        Ok(velocity.multiply(random_signs(velocity.shape(), key)?)?.sum(None)?)
     };
     let (_, grads) = value_and_gradients(&zeros, run)?;
     transforms::eval(&grads)?;

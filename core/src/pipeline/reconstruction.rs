@@ -63,7 +63,7 @@ impl Guided {
     ///
     /// What the sampler follows is v₋ + w (v₊ − v₋): an error that both branches share comes through once, one that they
     /// do not share up to 2w − 1 times.
-    fn squares(self, errors: &Array) -> Result<Array> {
+    pub fn squares(self, errors: &Array) -> Result<Array> {
         let &[rows, tokens, width] = errors.shape() else { return Ok(errors.square()?) };
         let pairs = errors.reshape(&[rows / 2, 2, tokens, width])?;
         let branch = Array::from_slice(&[self.weight, 1.0 - self.weight], &[1, 2, 1, 1]);

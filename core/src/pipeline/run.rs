@@ -1,12 +1,12 @@
 //! `run`: the stages of a manifest, one after the other, and the report at the end.
 
-use super::{Outcome, Session, cache, calibrate, decide, generate, observe, round};
+use super::{Outcome, Session, cache, calibrate, decide, generate, observe, round, sensitivity};
 use crate::Result;
 use crate::artifacts::read_json;
 use crate::manifest::Pipeline;
 
 /// The stages, in their order.
-pub const STAGES: [&str; 6] = ["calibrate", "observe", "decide", "cache", "round", "generate"];
+pub const STAGES: [&str; 7] = ["calibrate", "observe", "sensitivity", "decide", "cache", "round", "generate"];
 
 /// Runs the manifest's stages in order; `done` hears of each as it ends.
 pub fn run(session: &Session, pipeline: &Pipeline, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
@@ -21,6 +21,9 @@ pub fn run(session: &Session, pipeline: &Pipeline, mut done: impl FnMut(&Outcome
     }
     if let Some(settings) = &pipeline.observe {
         end(observe(session, settings)?)?;
+    }
+    if let Some(settings) = &pipeline.sensitivity {
+        end(sensitivity(session, settings)?)?;
     }
     if let Some(settings) = &pipeline.decide {
         end(decide(session, settings)?)?;

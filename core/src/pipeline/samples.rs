@@ -147,6 +147,24 @@ impl SampleSet {
         self.manifest.images.iter().map(|i| i.prompt.clone()).collect()
     }
 
+    /// How many of the images and which of the kept steps are asked for: the first images, every so many of the steps.
+    pub(super) fn chosen(
+        &self,
+        stage: &str,
+        num_images: Option<usize>,
+        stride: usize,
+    ) -> Result<(usize, Vec<usize>)> {
+        let images = num_images.unwrap_or(self.manifest.n_completed);
+        if images == 0 || images > self.manifest.n_completed || stride == 0 {
+            let reason = format!(
+                "num_images is {images} and stride {stride}, expected 1 to {} (calibrated) and 1 or more",
+                self.manifest.n_completed
+            );
+            return Err(Error::settings(stage, reason));
+        }
+        Ok((images, self.manifest.kept_steps.iter().copied().step_by(stride).collect()))
+    }
+
     /// Path of a sample.
     pub fn path(&self, image: usize, step: usize) -> PathBuf {
         self.run.sample(image, step)
