@@ -51,7 +51,7 @@ fn tuned_weights_take_their_place_whenever_the_run_was_killed() {
         std::fs::rename(file, file.with_extension("tuned.npz")).unwrap();
     }
     std::fs::write(&files[0], &before).unwrap();
-    std::fs::copy(&files[1].with_extension("tuned.npz"), &files[1]).unwrap();
+    std::fs::copy(files[1].with_extension("tuned.npz"), &files[1]).unwrap();
     round(30, "");
     for (file, tuned) in files.iter().zip(&tuned) {
         assert!(read(file) == *tuned, "{}", file.display());

@@ -116,11 +116,11 @@ impl InputLearner {
         let (shift, multiplier) = (learned.shift, learned.multiplier);
         let start = InputStart { groups, scale, shift, multiplier, bias_unit, rates };
         let mut again = Self::calibrated(plan, outputs, start)?;
-        if let Self::Learned(own) = &mut again {
-            if !learned.bias.is_empty() {
-                let units: Vec<f32> = learned.bias[..outputs].iter().map(|b| b / bias_unit).collect();
-                own.bias = Some(Variables::new(Array::from_slice(&units, &[outputs as i32]))?);
-            }
+        if let Self::Learned(own) = &mut again
+            && !learned.bias.is_empty()
+        {
+            let units: Vec<f32> = learned.bias[..outputs].iter().map(|b| b / bias_unit).collect();
+            own.bias = Some(Variables::new(Array::from_slice(&units, &[outputs as i32]))?);
         }
         Ok(again)
     }
