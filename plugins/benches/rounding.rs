@@ -26,6 +26,7 @@ const ROWS: usize = 1024;
 /// y = x Wᵀ; the input is not quantized.
 struct Linear {
     x: Array,
+    y: Array,
     held_out: Array,
     weight: Array,
 }
@@ -42,8 +43,9 @@ impl Linear {
         };
         let weight = random::normal::<f32>(&[outputs, inputs], None, Some(0.02), &key(4)?)?;
         let (x, held_out) = (rows(2)?, rows(3)?);
-        transforms::eval([&x, &held_out, &weight])?;
-        Ok(Self { x, held_out, weight })
+        let y = x.matmul(weight.t())?;
+        transforms::eval([&x, &y, &held_out, &weight])?;
+        Ok(Self { x, y, held_out, weight })
     }
 
     /// x (Ŵ − W)ᵀ.
@@ -70,10 +72,11 @@ impl Reconstruction for Linear {
         layers: &[QuantizedLayer],
         batch: Batch<'_>,
     ) -> Result<(Array, Vec<LayerGradients>)> {
-        let x = self.x.take_axis(index(batch.rows), 0)?;
-        let error = self.error(&x, &layers[0])?;
+        let (x, y) = (self.x.take_axis(index(batch.rows), 0)?, self.y.take_axis(index(batch.rows), 0)?);
+        let error = x.matmul(layers[0].weight.t())?.subtract(y)?;
         let loss = error.square()?.mean(None)?;
-        let weight = error.t().matmul(&x)?.multiply(Array::from_f32(2.0 / error.size() as f32))?;
+        let slope = error.multiply(Array::from_f32(2.0 / error.size() as f32))?;
+        let weight = slope.t().matmul(&x)?;
         let gradients = LayerGradients { weight, scale: ops::zeros::<f32>(&[1])?, bias: None };
         Ok((loss, vec![gradients]))
     }
