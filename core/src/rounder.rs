@@ -77,6 +77,13 @@ pub struct BlockJob<'a> {
     pub reconstruction: &'a dyn Reconstruction,
 }
 
+impl BlockJob<'_> {
+    /// The job's layers as they compute with these integers, one of each layer.
+    pub fn quantized(&self, rounded: &[RoundedLayer]) -> Result<Vec<QuantizedLayer>> {
+        self.layers.iter().zip(rounded).map(|(layer, rounded)| rounded.quantized(&layer.input)).collect()
+    }
+}
+
 /// The integers of one layer and what they mean: `weight ≈ (weight_int − zero_point) · scale`, where the weight's columns
 /// are times the multiplier of the input if there is one.
 #[derive(Debug, Clone, PartialEq)]

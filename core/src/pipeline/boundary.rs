@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype, ops, transforms};
 use taq_mapped::Mapped;
 
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use crate::quant::to_vec;
+use crate::quant::{is_finite, to_vec};
 use crate::rows::take_rows;
 use crate::{BlockIo, Error, Identity, Model, Result, Tap};
 
@@ -33,6 +33,8 @@ pub(super) struct Boundary {
     temb: Array,
     /// Timesteps (1000 σ) of the rows.
     pub timesteps: Vec<f32>,
+    /// The first rows that came in together and hold NaN or infinity.
+    pub not_finite: Option<Range<usize>>,
 }
 
 /// One stream of tokens, `[rows, tokens, width]`.
@@ -117,7 +119,7 @@ impl Boundary {
         parts: impl Iterator<Item = Result<BlockIo>>,
     ) -> Result<Self> {
         let mut writers: Option<[Option<Writer>; 2]> = None;
-        let (mut temb, mut timesteps) = (Vec::new(), Vec::new());
+        let (mut temb, mut timesteps, mut not_finite) = (Vec::new(), Vec::new(), None);
         for part in parts {
             let part = part?;
             transforms::eval([&part.hidden, &part.temb].into_iter().chain(&part.context))?;
@@ -134,6 +136,9 @@ impl Boundary {
                     writer.add(storage, stream)?;
                 }
             }
+            if not_finite.is_none() && !io_is_finite(&part)? {
+                not_finite = Some(timesteps.len()..timesteps.len() + part.timesteps.len());
+            }
             temb.push(part.temb);
             timesteps.extend(part.timesteps);
         }
@@ -145,6 +150,7 @@ impl Boundary {
             context: context.map(|c| c.finish(storage)).transpose()?,
             temb: ops::concatenate(&temb, 0)?,
             timesteps,
+            not_finite,
         })
     }
 
@@ -183,6 +189,11 @@ impl Boundary {
         });
         Self::collect(storage, self.len(), parts)
     }
+}
+
+/// Whether nothing in it is NaN or infinite.
+pub(super) fn io_is_finite(io: &BlockIo) -> Result<bool> {
+    Ok(is_finite(&io.hidden)? && io.context.as_ref().map_or(Ok(true), is_finite)? && is_finite(&io.temb)?)
 }
 
 /// One block, from the tap's beginning.

@@ -39,6 +39,12 @@ pub fn to_vec(array: &Array) -> Result<Vec<f32>> {
     array.contiguous()?.to_vec_exact::<f32>().map_err(|e| Error::Mlx(Exception::custom(e.to_string())))
 }
 
+/// Whether no value of an array is NaN or infinite. Evaluates it.
+pub fn is_finite(array: &Array) -> Result<bool> {
+    // 0 times a finite number is 0, and NaN otherwise: unlike that of the values, the sum cannot overflow.
+    Ok(to_vec(&array.multiply(Array::from_f32(0.0))?.sum(None)?)?[0] == 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +56,14 @@ mod tests {
         assert_eq!((values.as_slice(), shape), ([1.0, 4.0, 2.0, 5.0, 3.0, 6.0].as_slice(), [3, 2]));
         let (values, _) = to_matrix("a", &a.as_dtype(Dtype::Float16).unwrap()).unwrap();
         assert_eq!(values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn one_value_is_enough() {
+        assert!(is_finite(&Array::from_slice(&[f32::MAX, f32::MAX, -2.0], &[3])).unwrap());
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!is_finite(&Array::from_slice(&[1.0, bad, 2.0], &[3])).unwrap());
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod rounded;
 pub use fake::{QDrop, RowGrids, fake_quantize};
 pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
 pub use layer::{InputGrids, QuantizedLayer};
-pub use matrix::{to_matrix, to_vec};
+pub use matrix::{is_finite, to_matrix, to_vec};
 pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};

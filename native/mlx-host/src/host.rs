@@ -4,9 +4,14 @@ use mlx_rs::{Array, Dtype, Stream, error::Exception};
 
 use crate::ffi;
 
+/// Whether the default stream is the CPU's, so that host kernels can run.
+pub fn on_cpu() -> bool {
+    ffi::is_cpu(&Stream::thread_local_or_default())
+}
+
 /// Whether the default stream is the CPU's and all arrays are `f32`.
 pub(crate) fn suits(arrays: &[&Array]) -> bool {
-    arrays.iter().all(|a| a.dtype() == Dtype::Float32) && ffi::is_cpu(&Stream::thread_local_or_default())
+    arrays.iter().all(|a| a.dtype() == Dtype::Float32) && on_cpu()
 }
 
 /// An error unless `holds`.

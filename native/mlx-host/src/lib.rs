@@ -17,6 +17,7 @@ mod kernels;
 mod simd;
 mod view;
 
+pub use host::on_cpu;
 pub use kernel::{HostKernel, Vjp};
 pub use kernels::*;
 pub use view::{Element, View, ViewMut};

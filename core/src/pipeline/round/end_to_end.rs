@@ -78,10 +78,7 @@ pub(super) fn end_to_end(
         let block =
             BlockSpec { id: "all blocks".into(), layers: jobs.iter().map(|j| j.spec.clone()).collect() };
         let job = BlockJob { block: &block, layers: &jobs, reconstruction: &reconstruction };
-        let held_out = |layers: &[RoundedLayer]| {
-            let layers = jobs.iter().zip(layers).map(|(job, layer)| layer.quantized(&job.input));
-            reconstruction.held_out_loss(&layers.collect::<Result<Vec<_>>>()?)
-        };
+        let held_out = |layers: &[RoundedLayer]| reconstruction.held_out_loss(&job.quantized(layers)?);
         let meter = Meter::start();
         memory::reset_peak_memory()?;
         let before_loss = held_out(&rounded)?;

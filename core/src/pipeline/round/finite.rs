@@ -2,10 +2,10 @@
 
 use mlx_rs::Array;
 
-use crate::pipeline::boundary::{Boundary, CHUNK, block_forward};
+use crate::pipeline::boundary::{Boundary, block_forward, io_is_finite};
 use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use crate::quant::to_vec;
-use crate::{BlockIo, Error, Identity, LayerId, LinearCall, Model, Result, Tap};
+use crate::quant::is_finite;
+use crate::{Error, Identity, LayerId, LinearCall, Model, Result, Tap};
 
 /// A block with what went in.
 pub(super) struct Passed<'a> {
@@ -21,15 +21,9 @@ impl Passed<'_> {
     /// [`Error::NotFinite`] if something in `boundary`, which is what went in or what came out, is NaN or infinite. It names
     /// the first layer whose input is so, and the timestep.
     pub fn check(&self, boundary: &Boundary) -> Result<()> {
-        let all: Vec<usize> = (0..boundary.len()).collect();
-        for rows in all.chunks(CHUNK) {
-            if io_is_finite(&boundary.rows(rows)?)? {
-                continue;
-            }
-            for &row in rows {
-                if !io_is_finite(&boundary.rows(&[row])?)? {
-                    return Err(Error::NotFinite { what: self.locate(row)? });
-                }
+        for row in boundary.not_finite.clone().into_iter().flatten() {
+            if !io_is_finite(&boundary.rows(&[row])?)? {
+                return Err(Error::NotFinite { what: self.locate(row)? });
             }
         }
         Ok(())
@@ -80,14 +74,6 @@ impl Tap for Watch<'_> {
     }
 }
 
-fn io_is_finite(io: &BlockIo) -> Result<bool> {
-    Ok(is_finite(&io.hidden)? && io.context.as_ref().map_or(Ok(true), is_finite)? && is_finite(&io.temb)?)
-}
-
-fn is_finite(array: &Array) -> Result<bool> {
-    Ok(to_vec(&array.sum(None)?)?[0].is_finite())
-}
-
 #[cfg(test)]
 mod tests {
     use mlx_rs::ops;
@@ -95,7 +81,7 @@ mod tests {
     use super::*;
     use crate::pipeline::boundary::Storage;
     use crate::quant::{InputGrids, QuantizedLayer};
-    use crate::{BlockSpec, Conditioning, LayerSpec, ModelDefaults, ModelSpec, Role, Stream};
+    use crate::{BlockIo, BlockSpec, Conditioning, LayerSpec, ModelDefaults, ModelSpec, Role, Stream};
 
     /// Two linear layers one after the other, each without a bias.
     struct Chain {

@@ -301,13 +301,11 @@ fn round_block(
         Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
     check(settings, job.layers, &rounded.layers)?;
-    let learned = job.layers.iter().zip(&rounded.layers).map(|(job, layer)| layer.quantized(&job.input));
-    let learned = learned.collect::<Result<Vec<_>>>()?;
     let metrics = BlockMetrics {
         block_name: job.block.id.clone(),
         layers: job.layers.iter().zip(&rounded.layers).map(|(l, r)| (l.spec.id.clone(), r.grid)).collect(),
         nearest_loss: job.reconstruction.held_out_loss(&nearest_layers(job)?)?,
-        final_loss: job.reconstruction.held_out_loss(&learned)?,
+        final_loss: job.reconstruction.held_out_loss(&job.quantized(&rounded.layers)?)?,
         loss_history_stride100: rounded.losses.clone(),
     };
     let (seconds, peak_memory_bytes) = meter.stop();

@@ -9,7 +9,7 @@ mod kernel;
 #[cfg(test)]
 mod tests;
 
-use mlx_rs::{Array, Device, DeviceType, Dtype};
+use mlx_rs::{Array, Dtype};
 
 use super::activation_qmax;
 use crate::{Error, Result};
@@ -52,8 +52,7 @@ pub fn fake_quantize(x: &Array, grids: RowGrids<'_>, drop: Option<QDrop>) -> Res
     let cast = |z: Option<&Array>| z.map(|z| z.as_dtype(x.dtype())).transpose();
     let (shift, multiplier) = (cast(grids.shift)?, cast(grids.multiplier)?);
     let cast = RowGrids { shift: shift.as_ref(), multiplier: multiplier.as_ref(), ..grids };
-    let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
-    let quantized = if on_cpu && x.dtype() == Dtype::Float32 {
+    let quantized = if mlx_host::on_cpu() && x.dtype() == Dtype::Float32 {
         kernel::fake_quantize(x, cast, qmax, drop)
     } else {
         graph::fake_quantize(x, cast, &qmax, drop)

@@ -1,12 +1,10 @@
 //! Adam (Kingma and Ba, arXiv 1412.6980; decay rates and guard as torch's defaults), one step at a time as a node of MLX's
 //! graph.
 
-use mlx_host::HostKernel;
+use mlx_host::{HostKernel, on_cpu};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use taq_core::Result;
-
-use super::device::on_cpu;
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
@@ -84,7 +82,7 @@ impl Variables {
     /// One step against the gradients.
     pub(in crate::rounders) fn step(&mut self, adam: Adam, gradients: &Array) -> Result<()> {
         let state = [&self.values, &self.first, &self.second];
-        let next = if on_cpu()? {
+        let next = if on_cpu() {
             let kernel = HostKernel::new("adam", move |inputs, outputs| {
                 let [v, first, second] = outputs else { unreachable!("three outputs") };
                 let moments = first.f32().iter_mut().zip(second.f32());

@@ -242,7 +242,7 @@ impl Centred {
 }
 
 /// How many groups there are.
-fn count(groups: &[usize]) -> usize {
+pub(super) fn count(groups: &[usize]) -> usize {
     groups.iter().max().map_or(0, |g| g + 1)
 }
 

@@ -1,7 +1,7 @@
 //! A weight whose integers are fixed; its step sizes can still be learned.
 
 use mlx_rs::{Array, Dtype};
-use taq_core::quant::to_vec;
+use taq_core::quant::{is_finite, to_vec};
 use taq_core::{Result, RoundedLayer};
 
 use super::adam::{Adam, Variables};
@@ -56,7 +56,7 @@ impl HardWeight {
 
     /// False once a gradient was not finite.
     pub(in crate::rounders) fn is_finite(&self) -> Result<bool> {
-        Ok(to_vec(&self.theta.values.sum(None)?)?[0].is_finite())
+        is_finite(&self.theta.values)
     }
 }
 

@@ -9,7 +9,7 @@ use taq_core::quant::{InputGrids, activation_qmax, to_vec};
 use taq_core::{LayerGradients, LearnedInput, Result, RoundedLayer};
 
 use super::adam::{Adam, Variables};
-use super::calibrate::groups;
+use super::calibrate::{count, groups};
 
 /// Learning rates of what is not rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -102,8 +102,7 @@ impl InputLearner {
     ) -> Result<Self> {
         let Some(learned) = rounded.learned.clone() else { return Ok(Self::planned(plan)) };
         let groups = groups(&plan.bits, per_timestep);
-        let count = groups.iter().max().map_or(0, |g| g + 1);
-        let first = (0..count).filter_map(|group| groups.iter().position(|&g| g == group));
+        let first = (0..count(&groups)).filter_map(|group| groups.iter().position(|&g| g == group));
         let scale: Vec<f32> = first.clone().map(|step| learned.scale[step]).collect();
         // What the layer's inputs are about as large as: a third of the grid's range.
         let widest: Vec<f32> = first

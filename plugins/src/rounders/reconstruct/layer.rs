@@ -1,7 +1,7 @@
 //! One layer being learned: its weight and its input.
 
 use mlx_rs::Array;
-use taq_core::quant::{QuantizedLayer, to_vec};
+use taq_core::quant::{QuantizedLayer, is_finite};
 use taq_core::{LayerGradients, Result, RoundedLayer};
 
 use super::adam::Adam;
@@ -101,7 +101,7 @@ impl LayerLearner {
             Weight::Hard(weight) => weight.is_finite()?,
         };
         for array in self.input.variables() {
-            if !to_vec(&array.sum(None)?)?[0].is_finite() {
+            if !is_finite(array)? {
                 return Ok(false);
             }
         }

@@ -24,7 +24,6 @@
 mod adam;
 mod batches;
 mod calibrate;
-mod device;
 mod hard;
 mod inputs;
 mod layer;
@@ -38,7 +37,7 @@ mod tests;
 mod weights;
 
 use mlx_rs::{Array, transforms};
-use taq_core::quant::{QDrop, QuantizedLayer, to_vec};
+use taq_core::quant::{QDrop, QuantizedLayer, is_finite, to_vec};
 use taq_core::{
     Batch, BlockJob, Context, Error, LOSS_STRIDE, LayerGradients, Result, RoundedBlock, RoundedLayer,
 };
@@ -125,32 +124,33 @@ impl Recipe {
         let mut losses = self.learn(job, &mut learners, cx)?;
         let (decided, free) = decided(&learners)?;
         learners.iter_mut().try_for_each(LayerLearner::harden)?;
-        losses.extend(self.polish(job, &mut learners, cx)?);
+        losses.extend(self.tune(job, &mut learners, cx, self.polish)?);
 
         let learned = learners.iter().map(LayerLearner::rounded).collect::<Result<Vec<_>>>()?;
         let held_out = |layers: &[RoundedLayer]| {
-            finite_loss(job, job.reconstruction.held_out_loss(&quantized(job, layers)?)?)
+            finite_loss(job, job.reconstruction.held_out_loss(&job.quantized(layers)?)?)
         };
-        let ours = held_out(&learned)?;
-        let mut best = (ours, "", learned);
-        let starts =
-            [("nearest", LayerLearner::nearest as fn(&_) -> _), ("where it began", LayerLearner::start)];
-        for (name, layers) in starts {
-            let layers: Vec<RoundedLayer> = learners.iter().map(layers).collect();
-            let error = held_out(&layers)?;
-            if error < best.0 {
-                best = (error, name, layers);
+        let (rounder, block, ours) = (self.rounder, &job.block.id, held_out(&learned)?);
+        tracing::debug!(%block, ours, undecided = free - decided, "{rounder}: error on held-out rows");
+
+        let nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::nearest).collect();
+        let start: Vec<RoundedLayer> = learners.iter().map(LayerLearner::start).collect();
+        // Learning may have begun at nearest.
+        let start = (start != nearest).then_some(("what it began with", start));
+        let (mut error, mut layers, mut kept) = (ours, learned, None);
+        for (name, other) in [("rounding to nearest", nearest)].into_iter().chain(start) {
+            let of_other = held_out(&other)?;
+            if of_other < error {
+                (error, layers, kept) = (of_other, other, Some(name));
             }
         }
-        let (rounder, block) = (self.rounder, &job.block.id);
-        tracing::debug!(%block, ours, undecided = free - decided, "{rounder}: error on held-out rows");
-        if let (error, name @ ("nearest" | "where it began"), _) = best {
+        if let Some(kept) = kept {
             tracing::warn!(
-                "{rounder} left block `{block}` with a larger error on held-out rows ({ours:.4e}) than rounding to \
-                 {name} ({error:.4e}), which is kept instead. More calibration rows or other settings may help"
+                "{rounder} left block `{block}` with a larger error on held-out rows ({ours:.4e}) than {kept} \
+                 ({error:.4e}), which is kept instead. More calibration rows or other settings may help"
             );
         }
-        Ok(RoundedBlock { layers: best.2, losses })
+        Ok(RoundedBlock { layers, losses })
     }
 
     /// Learns the rounding, and with it whatever else the layers learn.
@@ -158,9 +158,9 @@ impl Recipe {
         let mut batches = Batches::new(cx.seed, job.reconstruction.rows(), self.batch_size);
         let at_nearest: Vec<RoundedLayer> = learners.iter().map(LayerLearner::nearest).collect();
         let batch = Batch { rows: batches.next(), drop: None };
-        let (_, gradients) = gradients(job, &quantized(job, &at_nearest)?, batch)?;
+        let (_, gradients) = gradients(job, &job.quantized(&at_nearest)?, batch)?;
         for ((learner, gradients), layer) in learners.iter_mut().zip(&gradients).zip(job.layers) {
-            if !to_vec(&gradients.weight.sum(None)?)?[0].is_finite() {
+            if !is_finite(&gradients.weight)? {
                 return Err(Error::NotFinite { what: format!("gradient of layer `{}`", layer.spec.id) });
             }
             learner.calibrate(gradients)?;
@@ -177,13 +177,8 @@ impl Recipe {
         })
     }
 
-    /// With the integers fixed, learns what else there is. Nothing is left in full precision: these are the numbers that
-    /// the quantized model computes with.
-    fn polish(&self, job: &BlockJob<'_>, learners: &mut [LayerLearner], cx: &Context) -> Result<Vec<f32>> {
-        self.tune(job, learners, cx, self.polish)
-    }
-
-    /// The same for all blocks at once (the second phase of EfficientQAT: Chen et al., arXiv 2407.11062).
+    /// Learns what there is beside the integers, for all blocks at once (the second phase of EfficientQAT: Chen et al.,
+    /// arXiv 2407.11062).
     pub(super) fn end_to_end(
         &self,
         job: &BlockJob<'_>,
@@ -195,6 +190,8 @@ impl Recipe {
         Ok(RoundedBlock { layers, losses })
     }
 
+    /// With the integers fixed, learns what else there is. Nothing is left in full precision: these are the numbers that
+    /// the quantized model computes with.
     fn tune(
         &self,
         job: &BlockJob<'_>,
@@ -222,7 +219,7 @@ impl Recipe {
         batches: &mut Batches,
         plan: impl Fn(usize) -> (Step, Option<QDrop>),
     ) -> Result<Vec<f32>> {
-        let on_cpu = device::on_cpu()?;
+        let on_cpu = mlx_host::on_cpu();
         let mut losses = Vec::with_capacity(iters.div_ceil(LOSS_STRIDE));
         for at in 0..iters {
             cx.check()?;
@@ -274,10 +271,6 @@ impl Recipe {
 /// Share of a learning rate that is left at iteration `at`: half a cosine from 1 to 0.
 fn cosine(at: usize, iters: usize) -> f32 {
     0.5 * (1.0 + (std::f32::consts::PI * at as f32 / iters as f32).cos())
-}
-
-fn quantized(job: &BlockJob<'_>, layers: &[RoundedLayer]) -> Result<Vec<QuantizedLayer>> {
-    layers.iter().zip(job.layers).map(|(layer, job)| layer.quantized(&job.input)).collect()
 }
 
 /// Loss and gradients of these layers, lazy, with their shapes checked.

@@ -5,7 +5,7 @@
 //! side by side, so the band's result is a sum of `k` matrix products, whose left factors are the buffer itself, read
 //! with a stride of one pixel: no image is spread out into columns.
 
-use mlx_rs::{Array, Device, DeviceType, Dtype, ops};
+use mlx_rs::{Array, Dtype, ops};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ pub(super) fn same(x: &Array, weight: &Array, bias: &Array, double: bool) -> Res
         return linear(x, &weight.reshape(&[weight.dim(0), weight.dim(3)])?, Some(bias));
     }
     let floats = [x, weight, bias].iter().all(|a| a.dtype() == Dtype::Float32);
-    if !floats || !matches!(Device::try_default()?.get_type()?, DeviceType::Cpu) {
+    if !floats || !mlx_host::on_cpu() {
         let x = if double { &doubled(x)? } else { x };
         return Ok(ops::conv2d(x, weight, None, (kernel / 2, kernel / 2), None, None)?.add(bias)?);
     }

@@ -5,7 +5,7 @@ mod kernel;
 mod pass;
 
 use mlx_rs::{Array, ops};
-use taq_core::quant::{Grid, GridParams, round_nearest, to_vec};
+use taq_core::quant::{Grid, GridParams, is_finite, round_nearest, to_vec};
 use taq_core::{Error, Result, RoundedLayer};
 
 pub(in crate::rounders) use pass::Step;
@@ -90,7 +90,7 @@ impl WeightLearner {
             second: zeros,
             soft: Array::from_slice(&soft, &whole),
         };
-        Ok(Self { grid, shape, params, nearest, frame, state, pass: Pass::new()?, gain: 1.0, free })
+        Ok(Self { grid, shape, params, nearest, frame, state, pass: Pass::new(), gain: 1.0, free })
     }
 
     /// The weights as they are with the present V, `[out_features, in_features]`.
@@ -143,7 +143,7 @@ impl WeightLearner {
 
     /// False once a gradient was not finite.
     pub(in crate::rounders) fn is_finite(&self) -> Result<bool> {
-        Ok(to_vec(&self.state.v.sum(None)?)?[0].is_finite())
+        is_finite(&self.state.v)
     }
 
     /// Weights that are up or down to within [`DECIDED`], and weights that have a choice.

@@ -2,13 +2,13 @@
 //!
 //! On the CPU it is one pass over memory ([`super::kernel`]), elsewhere a compiled graph ([`super::graph`]).
 
+use mlx_host::on_cpu;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::compile::compile;
 use taq_core::Result;
 
 use super::super::adam::Adam;
-use super::super::device::on_cpu;
 use super::{graph, kernel};
 
 /// What an iteration applies to all layers.
@@ -68,12 +68,12 @@ pub(super) enum Pass {
 }
 
 impl Pass {
-    pub(super) fn new() -> Result<Self> {
-        if on_cpu()? {
-            return Ok(Self::Kernel);
+    pub(super) fn new() -> Self {
+        if on_cpu() {
+            return Self::Kernel;
         }
         let mut compiled = compile(graph::step, None);
-        Ok(Self::Graph(Box::new(move |arrays: &[Array]| compiled(arrays))))
+        Self::Graph(Box::new(move |arrays: &[Array]| compiled(arrays)))
     }
 
     /// The state after a step with this gradient with respect to the soft weights, `[groups, weights of a group]`.
