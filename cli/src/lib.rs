@@ -18,6 +18,8 @@ mod output;
 mod panic;
 mod plot;
 mod progress;
+mod report;
+mod results;
 mod settings_table;
 mod terminal;
 

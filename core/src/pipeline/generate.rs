@@ -295,7 +295,7 @@ fn save(session: &Session, job: &Job, variant: Variant, generated: &Generated) -
             ("steps", &steps),
             ("cfg_weight", &cfg),
         ];
-        image.write_png(&folder.join(format!("{index:04}.png")), &metadata)?;
+        image.write_png(&session.run.generated_image(variant, index), &metadata)?;
     }
     write_npz(&folder.join("latents.npz"), |npz| npz.array("latents", &generated.latents))
 }

@@ -5,10 +5,11 @@ use taq_core::{LayerId, Result};
 
 use super::Sheet;
 use crate::plot::axis::{Axis, number};
-use crate::plot::layers::file_part;
+use crate::results::layers::file_part;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::Statistics;
+use crate::plot::Choice;
+use crate::results::sources::Sources;
+use crate::results::statistics::Statistics;
 use crate::plot::style::{BLUE, GREEN, INK, RED, SIZE};
 
 /// The share of channels that counts as outliers.

@@ -6,7 +6,8 @@ use taq_core::{LayerId, Result};
 use super::Sheet;
 use crate::plot::axis::Axis;
 use crate::plot::panel::{Key, Mark, Panel, columns, grid, header};
-use crate::plot::sources::{Choice, Sources};
+use crate::plot::Choice;
+use crate::results::sources::Sources;
 use crate::plot::style::{BLUE, GREEN, ORANGE, RED};
 
 /// Panels in one file.

@@ -5,10 +5,11 @@ use taq_core::{LayerId, Result};
 
 use super::Sheet;
 use crate::plot::axis::Axis;
-use crate::plot::layers::{Stream, stream};
+use crate::results::layers::{Stream, stream};
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::variability;
+use crate::plot::Choice;
+use crate::results::sources::Sources;
+use crate::results::statistics::variability;
 use crate::plot::style::{BLUE, FAINT, GREEN, INK, ORANGE, RED, SIZE};
 
 /// Layers whose name stands beside their point.
