@@ -111,8 +111,8 @@ fn picture(path: &Path, score: Option<&ImageScore>) -> Result<Picture> {
     let (width, height) =
         size(&bytes).ok_or_else(|| Error::malformed("image", path, "expected a PNG file"))?;
     let text = |s: &ImageScore| {
-        let decibels = s.psnr.map_or_else(|| "equal".to_owned(), |p| format!("{p:.1} dB"));
-        format!("{decibels}, latent error {:.1} %", 100.0 * s.latent_error)
+        let decibels = s.psnr.map_or_else(|| "equal".to_owned(), |p| format!("{p:.1}\u{a0}dB"));
+        format!("{decibels}, latent error {:.1}\u{a0}%", 100.0 * s.latent_error)
     };
     let mistaken = |s: &ImageScore| s.seen_as.clone().filter(|_| s.recognized == Some(false));
     Ok(Picture {

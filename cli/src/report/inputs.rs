@@ -12,9 +12,9 @@ use super::layers::Axes;
 use super::numbers::short;
 use crate::results::statistics::{Channels, Statistics};
 
-/// Bins of a histogram, and columns of channels, at most: a chart is about so many pixels wide.
+/// Bins of a histogram, and columns of channels, at most: a chart is not more pixels wide.
 const COLUMNS: usize = 128;
-const CHANNELS: usize = 256;
+const CHANNELS: usize = 800;
 /// Channels that are named.
 const NAMED: usize = 5;
 /// Decades between a byte of 255, which means all of the values, and one of 1.
@@ -225,13 +225,13 @@ mod tests {
 
     #[test]
     fn columns_of_channels_keep_what_sticks_out() {
-        let mut high = vec![1.0; 600];
-        (high[301], high[599]) = (9.0, 7.0);
-        let ranges = ChannelRanges::of(&Channels { low: vec![-1.0; 600], high, shift: None }, 3);
-        assert_eq!((ranges.at, ranges.count, ranges.per, ranges.high.len()), (3, 600, 3, 200));
-        assert_eq!((ranges.far.clone(), ranges.outliers), (vec![100, 199], 2));
-        assert_eq!((ranges.high[100], ranges.high[99], ranges.high[199]), (9.0, 1.0, 7.0));
-        assert_eq!(ranges.most[..2], [(301, -1.0, 9.0), (599, -1.0, 7.0)]);
+        let mut high = vec![1.0; 1500];
+        (high[301], high[1499]) = (9.0, 7.0);
+        let ranges = ChannelRanges::of(&Channels { low: vec![-1.0; 1500], high, shift: None }, 3);
+        assert_eq!((ranges.at, ranges.count, ranges.per, ranges.high.len()), (3, 1500, 2, 750));
+        assert_eq!((ranges.far.clone(), ranges.outliers), (vec![150, 749], 2));
+        assert_eq!((ranges.high[150], ranges.high[149], ranges.high[749]), (9.0, 1.0, 7.0));
+        assert_eq!(ranges.most[..2], [(301, -1.0, 9.0), (1499, -1.0, 7.0)]);
         assert_eq!(ranges.most.len(), NAMED);
     }
 }

@@ -41,23 +41,35 @@ const charts = (() => {
     };
   }
   const values = (plot, ticks) => ticks.map((v) => (v === null ? "" : short(v)));
-  // Logarithmic axes only label powers of ten that have room.
-  const powers = (plot, ticks) => ticks.map((v) => (v !== null && Math.abs(Math.log10(v) % 1) < 1e-9 ? short(v) : ""));
+  const isPower = (v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9;
+  // Of a logarithmic axis, the powers of ten; all ticks where there are too few of them.
+  const filter = (plot, ticks) => {
+    const { min, max } = plot.scales.y;
+    return max / min < 50 ? ticks : ticks.map((v) => (v !== null && isPower(v) ? v : null));
+  };
+  const raised = (n) => String(n).replace(/./g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
+  const powers = (plot, ticks) => ticks.map((v) => {
+    if (v === null) return "";
+    return isPower(v) && (v < 0.009 || v > 11000) ? "10" + raised(Math.round(Math.log10(v))) : short(v);
+  });
 
   return {
     chart, forget, axis,
     // How to draw the charts in an element anew.
     of: (inside) => [...all].filter((entry) => inside.contains(entry.place)).map((entry) => entry.draw),
     linear: (label, more) => axis(label, { size: 58, values, ...more }),
-    log: (label, more) => axis(label, { size: 58, values: powers, ...more }),
+    log: (label) => {
+      const made = axis(label, { size: 58, values: powers, filter, space: 22 });
+      made.grid = { ...made.grid, filter };
+      made.ticks = { ...made.ticks, filter };
+      return made;
+    },
     // σ from 1 to 0, as sampling runs.
     sigma: () => axis("noise level σ", { size: 30, values }),
-    // The scale of a logarithmic axis; uPlot needs an interval of its own choice widened where all values are one.
+    // The scale of a logarithmic axis, a little wider than the values.
     logScale: (found) => {
       const known = found.filter((v) => v > 0);
-      const low = Math.min(...known), high = Math.max(...known);
-      if (!known.length) return { distr: 3, range: [0.1, 1] };
-      return { distr: 3, range: [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high * 1.0001))] };
+      return { distr: 3, range: known.length ? [Math.min(...known) / 1.3, Math.max(...known) * 1.3] : [0.1, 1] };
     },
     // A legend of [name, colour, kind] where kind is line, dashed or area.
     keys: (entries) => element("ul", { className: "keys" }, ...entries.map(([name, colour, kind]) => {

@@ -45,9 +45,11 @@ function layerPanel(panel, run, opened) {
 
   function overTime() {
     if (!input() || run.steps.length < 2) return;
+    const around = run.grids && run.grids[layer].some((g) => g && g.shift);
+    const shifted = around ? "Each channel has a shift of its own; the grid is drawn around their mean." : "";
     const keys = [["smallest to largest", "spread", "area"], ["1 % to 99 %", "bulk", "area"], ["median", "blue"]];
     if (run.grids) keys.push(["ends of the plan's grid", "red", "dashed"]);
-    figure("Values over σ", "", 210, () => {
+    figure("Values over σ", shifted, 180, () => {
       const [min, , p01, p50, p99, , max] = input().quantiles.map(rising);
       const sigma = rising(run.steps.map(([, s]) => s));
       const lows = [], highs = [];
@@ -89,7 +91,7 @@ function layerPanel(panel, run, opened) {
     if (!input() || !input().histograms.some((h) => h)) return;
     const keys = [["share of the values", "blue", "area"]];
     if (run.grids) keys.push(["ends of the plan's grid", "red", "dashed"]);
-    const draw = figure("Values at this timestep", "", 190, () => {
+    const draw = figure("Values at this timestep", "", 165, () => {
       const found = input().histograms[at];
       if (!found) return null;
       const bytes = Uint8Array.from(atob(found.bytes), (c) => c.charCodeAt(0));
@@ -123,7 +125,7 @@ function layerPanel(panel, run, opened) {
     const most = found.most.map(([c, low, high]) => c + " (" + short(low) + " to " + short(high) + ")").join(", ");
     const about = "At step " + run.steps[found.at][0] + ", where the layer is largest" + (found.per > 1 ? "; " + found.per + " channels to a bar" : "") +
       ". " + found.outliers + " of " + found.count + " are outliers. Widest: " + most + ".";
-    figure("Ranges of the channels", about, 190, () => {
+    figure("Ranges of the channels", about, 165, () => {
       const far = new Set(found.far);
       const low = Math.min(0, ...found.low), high = Math.max(0, ...found.high);
       return {
@@ -154,7 +156,7 @@ function layerPanel(panel, run, opened) {
     if (!found) return;
     const last = found.shares.length - 1;
     const bars = uPlot.paths.bars({ size: [0.8, 60] });
-    figure("Integers of the weight", "", 170, () => ({
+    figure("Integers of the weight", "", 150, () => ({
       data: [
         found.shares.map((_, i) => found.lowest + i),
         found.shares.map((s, i) => (i === 0 || i === last ? null : 100 * s)),
@@ -177,7 +179,7 @@ function layerPanel(panel, run, opened) {
     const change = block.nearest > 0 ? " (" + (block.chosen <= block.nearest ? "−" : "+") + Math.abs(Math.round(100 * (block.chosen / block.nearest - 1))) + " %)" : "";
     const about = "Held-out error of " + block.name + ": " + short(block.nearest) + " rounded to nearest, " + short(block.chosen) + " as chosen" + change + ".";
     if (block.losses.length < 2) { plots.append(element("p", { className: "about" }, about)); return; }
-    figure("Training loss of " + block.name, about, 170, () => lossChart(run, [block]));
+    figure("Training loss of " + block.name, about, 150, () => lossChart(run, [block]));
   }
 
   function atTimestep() {

@@ -44,14 +44,20 @@ function slider(section) {
     if (row.offsetTop < strip.scrollTop + 40 || row.offsetTop > strip.scrollTop + room) strip.scrollTop = row.offsetTop - 60;
   }
   handle.addEventListener("input", move);
-  // A range's thumb moves by a click only to where the pointer is on its track; the image is all track.
+  // The pointer moves the bar anywhere on the images; the range itself is for the keyboard.
   const follow = (event) => {
     const box = compare.getBoundingClientRect();
     handle.value = Math.round(100 * (event.clientX - box.left) / box.width);
     move();
   };
-  handle.addEventListener("pointerdown", follow);
-  handle.addEventListener("pointermove", (event) => { if (event.buttons) follow(event); });
+  compare.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    compare.setPointerCapture(event.pointerId);
+    handle.focus({ preventScroll: true });
+    follow(event);
+  });
+  compare.addEventListener("pointermove", (event) => { if (compare.hasPointerCapture(event.pointerId)) follow(event); });
   [left, right].forEach((select) => select.addEventListener("change", show));
   viewer.querySelector(".previous").addEventListener("click", () => go(current - 1));
   viewer.querySelector(".next").addEventListener("click", () => go(current + 1));

@@ -58,11 +58,11 @@ function element(name, properties, ...children) {
   return made;
 }
 
-// 0.0123, 12.3, 1.23e-7
+// 0.0123, −12.3, 1.23e-7; a whole number as it is.
 function short(value) {
   if (value === null || value === undefined) return "not known";
-  if (value === 0 || Number.isInteger(value) && Math.abs(value) < 1e5) return String(value);
+  if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e5) return value.toExponential(2);
-  return String(Number(value.toPrecision(3)));
+  const text = size < 1e-3 || size >= 1e5 ? size.toExponential(2) : Number.isInteger(size) ? String(size) : String(Number(size.toPrecision(3)));
+  return (value < 0 ? "−" : "") + text;
 }
