@@ -19,10 +19,10 @@ use taq_core::artifacts::{RunFolder, atomic_write_bytes};
 use taq_core::registry::near;
 use taq_core::{Error, LayerId, Result};
 
-use figures::{FIGURES, Figure, From, Sheet};
 use crate::results::layers;
 use crate::results::sources::Sources;
 use crate::results::statistics::{Statistics, spread};
+use figures::{FIGURES, Figure, From, Sheet};
 
 /// The command, in errors.
 const STAGE: &str = "plot";

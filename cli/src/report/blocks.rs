@@ -32,15 +32,16 @@ pub(super) struct Rounding {
 
 impl Rounding {
     pub(super) fn of(config: &WeightsConfig) -> Self {
-        let row = |name: String, before: f32, after: f32, cost: Option<&taq_core::pipeline::BlockCost>| BlockRow {
-            name,
-            before: text(before.into()),
-            after: text(after.into()),
-            change: change(before.into(), after.into()),
-            worse: after > before,
-            time: cost.map(|c| seconds(c.seconds)).unwrap_or_default(),
-            memory: cost.map(|c| bytes(c.peak_memory_bytes as u64)).unwrap_or_default(),
-        };
+        let row =
+            |name: String, before: f32, after: f32, cost: Option<&taq_core::pipeline::BlockCost>| BlockRow {
+                name,
+                before: text(before.into()),
+                after: text(after.into()),
+                change: change(before.into(), after.into()),
+                worse: after > before,
+                time: cost.map(|c| seconds(c.seconds)).unwrap_or_default(),
+                memory: cost.map(|c| bytes(c.peak_memory_bytes as u64)).unwrap_or_default(),
+            };
         let blocks = config.block_metrics.iter();
         Self {
             rounder: rounder(&config.rounder),

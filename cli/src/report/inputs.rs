@@ -158,7 +158,11 @@ impl Shares {
 }
 
 fn byte(share: f64) -> u8 {
-    if share > 0.0 { (1.0 + 254.0 * (1.0 + share.log10() / DECADES)).round().clamp(1.0, 255.0) as u8 } else { 0 }
+    if share > 0.0 {
+        (1.0 + 254.0 * (1.0 + share.log10() / DECADES)).round().clamp(1.0, 255.0) as u8
+    } else {
+        0
+    }
 }
 
 impl ChannelRanges {

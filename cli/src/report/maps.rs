@@ -1,9 +1,9 @@
 //! Maps: a number for every layer and timestep.
 
 use serde::Serialize;
+use taq_core::Result;
 use taq_core::plan::QuantConfig;
 use taq_core::stats::LayerScalars;
-use taq_core::Result;
 
 use super::layers::Axes;
 use super::numbers::short;

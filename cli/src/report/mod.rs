@@ -82,9 +82,7 @@ pub(crate) fn write(request: &Request) -> Result<Written> {
     }
     let path = path.ok_or_else(|| Error::settings("--run", "no run folder is named"))?;
     let missing = views.iter_mut().flat_map(|v| v.missing.clone()).collect();
-    let html = Page::new(views)
-        .render()
-        .map_err(|e| Error::io("write", &path)(std::io::Error::other(e)))?;
+    let html = Page::new(views).render().map_err(|e| Error::io("write", &path)(std::io::Error::other(e)))?;
     atomic_write_bytes(&path, html.as_bytes())?;
     Ok(Written { path, bytes: html.len() as u64, missing })
 }

@@ -21,7 +21,8 @@ const SCRIPT: &str = concat!(
     include_str!("assets/main.js"),
     "})();\n"
 );
-const STYLE: &str = concat!(include_str!("assets/vendor/uPlot.min.css"), "\n", include_str!("assets/report.css"));
+const STYLE: &str =
+    concat!(include_str!("assets/vendor/uPlot.min.css"), "\n", include_str!("assets/report.css"));
 
 /// What the template shows. Everything in it is escaped but `style`, `script` and `data`, the last of which is JSON
 /// without a character that HTML knows.

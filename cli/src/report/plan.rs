@@ -31,7 +31,9 @@ impl PlanView {
         let mut parts: Vec<(String, [f32; 2])> = vec![("all steps".into(), [0.0, 1.0])];
         let mut buckets: Vec<_> = statistics.iter().flat_map(|s| &s.index.bucket_definitions).collect();
         buckets.sort_by(|a, b| b.1[1].total_cmp(&a.1[1]));
-        parts.extend(buckets.into_iter().map(|(name, ends)| (format!("{name}, σ {} to {}", ends[1], ends[0]), *ends)));
+        parts.extend(
+            buckets.into_iter().map(|(name, ends)| (format!("{name}, σ {} to {}", ends[1], ends[0]), *ends)),
+        );
         let counts: Vec<BTreeMap<u8, usize>> = parts.iter().map(|(_, ends)| decisions(plan, *ends)).collect();
         let used: BTreeSet<u8> =
             counts.iter().flat_map(|c| c.keys().copied()).chain(plan.weight_bits.values().copied()).collect();

@@ -92,7 +92,8 @@ impl RunView {
         let data = RunData::read(&sources, axes, inputs, measured.as_ref())?;
         let mut facts = Vec::new();
         let mut fact = |name, value: String| facts.push(Fact { name, value });
-        if let Some(name) = report.as_ref().map(|r| &r.model).or(manifest.as_ref().map(|m| &m.model_version)) {
+        if let Some(name) = report.as_ref().map(|r| &r.model).or(manifest.as_ref().map(|m| &m.model_version))
+        {
             fact("Model", name.clone());
         }
         if let Some(plan) = plan {
@@ -102,7 +103,8 @@ impl RunView {
             fact("Rounding", rounder(&weights.rounder));
         }
         if let Some(m) = &manifest {
-            let done = if m.n_completed < m.num_images { format!(" of {}", m.num_images) } else { String::new() };
+            let done =
+                if m.n_completed < m.num_images { format!(" of {}", m.num_images) } else { String::new() };
             fact("Calibration", format!("{}{done} images × {} steps", m.n_completed, m.num_steps));
             fact("Guidance", format!("{}", m.cfg_scale));
         }

@@ -37,7 +37,11 @@ fn label((weight, bits): (bool, u8)) -> String {
     format!("{}{bits}", if weight { 'W' } else { 'A' })
 }
 
-fn find<'a>(document: &'a Sensitivities, id: &str, (weight, bits): (bool, u8)) -> Option<&'a SensitivityEntry> {
+fn find<'a>(
+    document: &'a Sensitivities,
+    id: &str,
+    (weight, bits): (bool, u8),
+) -> Option<&'a SensitivityEntry> {
     document.of(weight, bits).find(|e| e.id.as_str() == id)
 }
 
@@ -99,7 +103,8 @@ mod tests {
 
     fn document() -> Sensitivities {
         let entry = |id: &str, weight, bits, error| {
-            let errors = OutputErrors { velocity: OutputError { all: error, buckets: [].into() }, guided: None };
+            let errors =
+                OutputErrors { velocity: OutputError { all: error, buckets: [].into() }, guided: None };
             SensitivityEntry { id: id.into(), weight, bits, measured: errors.clone(), estimated: errors }
         };
         Sensitivities {

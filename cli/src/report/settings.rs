@@ -53,7 +53,8 @@ fn settings(parts: &Parts) -> Vec<Setting> {
 
 /// Objects field by field under dotted names; what is not set is left out.
 fn flatten(name: &str, value: &Value, all: &mut Vec<Setting>) {
-    let mut push = |value: String, list: Vec<String>| all.push(Setting { name: name.to_owned(), value, list });
+    let mut push =
+        |value: String, list: Vec<String>| all.push(Setting { name: name.to_owned(), value, list });
     match value {
         Value::Null => {}
         Value::Object(map) if map.is_empty() => push("defaults".into(), Vec::new()),

@@ -22,7 +22,8 @@ pub(crate) struct Sources {
 impl Sources {
     /// Reads what there is, on behalf of the command `stage`. `plan` names a plan in place of the run's.
     pub(crate) fn open(run: RunFolder, stage: &'static str, plan: Option<&Path>) -> Result<Self> {
-        let statistics = run.layer_statistics().exists().then(|| Statistics::open(&run, stage)).transpose()?;
+        let statistics =
+            run.layer_statistics().exists().then(|| Statistics::open(&run, stage)).transpose()?;
         let own = run.quant_config();
         let path = plan.or_else(|| own.exists().then_some(own.as_path()));
         let plan: Option<QuantConfig> = path.map(read_document).transpose()?;

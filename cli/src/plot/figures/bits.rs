@@ -6,13 +6,13 @@ use plotters::style::RGBColor;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
+use crate::plot::panel::{Key, Mark, Panel, header};
+use crate::plot::style::{MISSING, SEQUENTIAL, shade};
 use crate::results::layers;
 use crate::results::plan::bits_table;
-use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::Choice;
 use crate::results::sources::Sources;
-use crate::plot::style::{MISSING, SEQUENTIAL, shade};
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let plan = sources.plan()?;

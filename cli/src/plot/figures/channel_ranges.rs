@@ -3,13 +3,13 @@
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
-use crate::plot::axis::Axis;
-use crate::results::layers::file_part;
-use crate::plot::panel::{Key, Mark, Panel, header};
 use crate::plot::Choice;
+use crate::plot::axis::Axis;
+use crate::plot::panel::{Key, Mark, Panel, header};
+use crate::plot::style::{BLUE, INK, RED};
+use crate::results::layers::file_part;
 use crate::results::sources::Sources;
 use crate::results::statistics::{Channels, Statistics, spread};
-use crate::plot::style::{BLUE, INK, RED};
 
 /// Steps in one figure.
 const STEPS: usize = 3;

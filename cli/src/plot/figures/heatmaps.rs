@@ -3,9 +3,9 @@
 use taq_core::Result;
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::heatmap::{Heatmap, Scale, extent};
 use crate::results::moments::{AROUND_ZERO, Moments};
-use crate::plot::Choice;
 use crate::results::sources::Sources;
 use crate::results::statistics::{Statistics, range};
 
@@ -41,7 +41,9 @@ pub(super) fn std(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
 
 pub(super) fn negative_fraction(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let Some(values) = table(statistics, |m| Some(100.0 * m.known_negative()?))? else { return Ok(Vec::new()) };
+    let Some(values) = table(statistics, |m| Some(100.0 * m.known_negative()?))? else {
+        return Ok(Vec::new());
+    };
     let scale = Scale::Linear { low: 0.0, high: 100.0 };
     let (name, title) = ("negative_fraction_heatmap", "Share of negative values in the layers' inputs");
     let about = format!(

@@ -1,16 +1,16 @@
 //! `integers_<block>`: how often each integer occurs in the weights of a block's layers.
 
-use taq_core::pipeline::BlockMetrics;
 use taq_core::Result;
+use taq_core::pipeline::BlockMetrics;
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
+use crate::plot::panel::{Key, Mark, Panel, columns, grid, header};
+use crate::plot::style::{BLUE, RED};
 use crate::results::integers::{Integers, of_block};
 use crate::results::layers::file_part;
-use crate::plot::panel::{Key, Mark, Panel, columns, grid, header};
-use crate::plot::Choice;
 use crate::results::sources::Sources;
-use crate::plot::style::{BLUE, RED};
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let config = sources.weights()?;

@@ -3,12 +3,12 @@
 use taq_core::{LOSS_STRIDE, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::Choice;
+use crate::plot::style::{LINES, SEQUENTIAL, SIZE, shade};
 use crate::results::rounding::{curve, rounder};
 use crate::results::sources::Sources;
-use crate::plot::style::{LINES, SEQUENTIAL, SIZE, shade};
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let config = sources.weights()?;

@@ -16,8 +16,8 @@ mod variability;
 
 use taq_core::Result;
 
-use super::canvas::{Area, Painted};
 use super::Choice;
+use super::canvas::{Area, Painted};
 use crate::results::sources::Sources;
 
 /// One file: its name without an extension, its size in pixels, and how it is drawn.

@@ -4,13 +4,13 @@ use taq_core::stats::quantile_f64;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
-use crate::plot::axis::Axis;
-use crate::results::layers::{Stream, stream};
-use crate::plot::panel::{Key, Mark, Panel, header};
 use crate::plot::Choice;
+use crate::plot::axis::Axis;
+use crate::plot::panel::{Key, Mark, Panel, header};
+use crate::plot::style::{INK, LINES, PALE, SIZE};
+use crate::results::layers::{Stream, stream};
 use crate::results::sources::Sources;
 use crate::results::statistics::{Statistics, range};
-use crate::plot::style::{INK, LINES, PALE, SIZE};
 
 /// Layers with a colour of their own.
 const NAMED: usize = 5;

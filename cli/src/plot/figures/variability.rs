@@ -4,13 +4,13 @@ use plotters::style::RGBColor;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
-use crate::plot::axis::Axis;
-use crate::results::layers::{Stream, stream};
-use crate::plot::panel::{Key, Mark, Panel, header};
 use crate::plot::Choice;
+use crate::plot::axis::Axis;
+use crate::plot::panel::{Key, Mark, Panel, header};
+use crate::plot::style::{BLUE, FAINT, GREEN, INK, ORANGE, RED, SIZE};
+use crate::results::layers::{Stream, stream};
 use crate::results::sources::Sources;
 use crate::results::statistics::variability;
-use crate::plot::style::{BLUE, FAINT, GREEN, INK, ORANGE, RED, SIZE};
 
 /// Layers whose name stands beside their point.
 const NAMED: usize = 8;
