@@ -51,7 +51,13 @@ impl Browser {
         let mut process = Command::new("sh")
             .args(["-c", script, "sh", program])
             // Without a sandbox it also runs as root in a container; it only sees files of the test.
-            .args(["--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+            .args([
+                "--headless",
+                "--remote-debugging-pipe",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+            ])
             .arg("--disable-dev-shm-usage")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
@@ -70,15 +76,8 @@ impl Browser {
                 }
             }
         });
-        let mut browser = Self {
-            process,
-            input,
-            messages,
-            session: None,
-            calls: 0,
-            events: Vec::new(),
-            _profile: profile,
-        };
+        let mut browser =
+            Self { process, input, messages, session: None, calls: 0, events: Vec::new(), _profile: profile };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
         let attached =
             browser.call("Target.attachToTarget", json!({"targetId": target["targetId"], "flatten": true}));
@@ -143,7 +142,9 @@ impl Browser {
     /// Waits until what was asked for is drawn.
     #[track_caller]
     pub fn settle(&mut self) {
-        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))");
+        self.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))",
+        );
     }
 
     /// The value of an expression in the page; a promise is awaited.
@@ -214,7 +215,8 @@ impl Browser {
     /// Addresses that the page has asked for since it was opened, `data:` apart.
     pub fn requests(&self) -> Vec<String> {
         let requests = self.events.iter().filter(|e| e["method"] == "Network.requestWillBeSent");
-        let addresses = requests.map(|e| e["params"]["request"]["url"].as_str().unwrap_or_default().to_owned());
+        let addresses =
+            requests.map(|e| e["params"]["request"]["url"].as_str().unwrap_or_default().to_owned());
         addresses.filter(|a| !a.starts_with("data:")).collect()
     }
 }

@@ -103,7 +103,9 @@ fn stages_that_are_not_done_are_left_out_with_a_word() {
     succeed(HOST, &["calibrate", "--num-images", "1", "--num-steps", "2", "--run", run.to_str().unwrap()]);
     let said = report(&run, &[]);
     let html = fs::read_to_string(run.join("report.html")).unwrap();
-    for (stage, section) in [("observe", "layers"), ("decide", "plan"), ("round", "rounding"), ("generate", "images")] {
+    for (stage, section) in
+        [("observe", "layers"), ("decide", "plan"), ("round", "rounding"), ("generate", "images")]
+    {
         assert!(said.contains(&format!("run `taq {stage} --run ")), "{said}");
         assert!(html.contains(&format!("run <code>taq {stage} --run begun</code>")), "{stage}");
         assert!(!html.contains(&format!("<section id=\"run0-{section}\"")), "{section}");
@@ -285,10 +287,12 @@ fn a_cell_of_the_map_opens_its_layer() {
     let opened = browser.evaluate(open);
     assert!(opened.as_str().unwrap().starts_with("mm0.img.attn.k_proj, step 1,"), "{opened}");
     assert_eq!(browser.evaluate("document.activeElement.className"), json!("layer"));
-    // The last cell of the first row, by the pointer.
+    // The last cell of the first row, by the pointer: it ends where the row's colours do.
     let place = browser.evaluate(
         "(() => { const e = document.querySelector('.field canvas'); e.scrollIntoView({behavior: 'instant'}); \
-         const b = e.getBoundingClientRect(); return [b.right - 5, b.top + 3]; })()",
+         const row = e.getContext('2d').getImageData(0, 3, e.width, 1).data; \
+         let x = e.width - 1; while (row[4 * x + 3] === 0) x -= 1; \
+         const b = e.getBoundingClientRect(); return [b.left + x - 5, b.top + 3]; })()",
     );
     browser.click(place[0].as_f64().unwrap(), place[1].as_f64().unwrap());
     let opened = browser.evaluate(open);
@@ -301,7 +305,8 @@ fn a_cell_of_the_map_opens_its_layer() {
          const s = document.querySelector('.map select'); s.value = i; s.dispatchEvent(new Event('change')); \
          return option.textContent; }).join()",
     );
-    let expected = "Range,Largest magnitude,Reach of outliers,Mean,Standard deviation,Negative values,Bits of the plan";
+    let expected =
+        "Range,Largest magnitude,Reach of outliers,Mean,Standard deviation,Negative values,Bits of the plan";
     assert_eq!(maps, json!(expected));
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }

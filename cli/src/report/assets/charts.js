@@ -57,7 +57,8 @@ const charts = (() => {
     chart, forget, axis,
     // How to draw the charts in an element anew.
     of: (inside) => [...all].filter((entry) => inside.contains(entry.place)).map((entry) => entry.draw),
-    linear: (label, more) => axis(label, { size: 58, values, ...more }),
+    // Of values upwards, or with `size: 30` along the bottom.
+    linear: (label, more) => axis(label, { size: 58, values, space: more && more.size === 30 ? 50 : 20, ...more }),
     log: (label) => {
       const made = axis(label, { size: 58, values: powers, filter, space: 22 });
       made.grid = { ...made.grid, filter };

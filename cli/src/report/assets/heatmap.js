@@ -21,6 +21,7 @@ function heatmap(figure, run, maps, open) {
   let shown = null; // the cell of the opened layer
   let place = null; // where cells lie, in CSS pixels
   const columns = () => map.columns || run.steps.map(([, sigma]) => sigma.toFixed(2));
+  const unknown = () => (map.columns ? "none, or not measured" : "not known");
   const block = (name) => name.split(".")[0];
 
   function scale() {
@@ -52,7 +53,9 @@ function heatmap(figure, run, maps, open) {
     const labels = each ? run.layers : run.layers.map(block);
     const left = Math.ceil(Math.max(...labels.map((l) => context.measureText(l).width))) + 8;
     const bottom = 38;
-    const height = rows * row + bottom;
+    // Columns with names have them above as well: such a map is read from the top.
+    const top = map.columns ? 18 : 0;
+    const height = top + rows * row + bottom;
     const ratio = devicePixelRatio || 1;
     canvas.width = width * ratio;
     canvas.height = height * ratio;
@@ -60,7 +63,7 @@ function heatmap(figure, run, maps, open) {
     context.scale(ratio, ratio);
     // A few columns do not become bars as wide as the page.
     const span = Math.min(width - left - 2, 56 * names.length);
-    place = { left, top: 0, cell: span / names.length, row, rows, columns: names.length };
+    place = { left, top, cell: span / names.length, row, rows, columns: names.length };
     const colours = scale();
     const missing = theme.colour("missing"), faint = theme.colour("faint"), page = theme.colour("page");
     context.textBaseline = "middle";
@@ -70,27 +73,29 @@ function heatmap(figure, run, maps, open) {
       map.rows[y].forEach((value, x) => {
         context.fillStyle = value === null ? missing : shade(colours.map, colours.at(value));
         const from = Math.round(left + x * place.cell), to = Math.round(left + (x + 1) * place.cell);
-        context.fillRect(from, y * row, to - from, row);
+        context.fillRect(from, top + y * row, to - from, row);
       });
       context.fillStyle = faint;
       const first = y === 0 || block(layer) !== block(run.layers[y - 1]);
-      if (each || first) context.fillText(labels[y], left - 6, y * row + (each ? row / 2 : 8));
-      if (first && y > 0) { context.fillStyle = page; context.fillRect(left, y * row - 0.5, span, 1); }
+      if (each || first) context.fillText(labels[y], left - 6, top + y * row + (each ? row / 2 : 8));
+      if (first && y > 0) { context.fillStyle = page; context.fillRect(left, top + y * row - 0.5, span, 1); }
     });
     context.fillStyle = faint;
     context.textAlign = "center";
     font(12);
     const every = Math.ceil(names.length * 36 / span);
     names.forEach((name, x) => {
-      if (x % every === 0) context.fillText(name, left + (x + 0.5) * place.cell, rows * row + 11);
+      if (x % every !== 0) return;
+      context.fillText(name, left + (x + 0.5) * place.cell, top + rows * row + 11);
+      if (top) context.fillText(name, left + (x + 0.5) * place.cell, 9);
     });
     const title = map.columns ? "bits of the weight (W) or of the input (A)" : "noise level σ, as sampling runs";
     context.textAlign = "left";
-    context.fillText(title, left, rows * row + 28);
+    context.fillText(title, left, top + rows * row + 28);
     const outline = (cell, colours, width) => colours.forEach((colour, i) => {
       context.strokeStyle = colour;
       context.lineWidth = width - 2 * i;
-      const x = left + cell.column * place.cell, y = cell.row * row;
+      const x = left + cell.column * place.cell, y = top + cell.row * row;
       context.strokeRect(x - 1, y - 1, place.cell + 2, row + 2);
     });
     if (shown && !map.columns) outline(shown, [page, theme.colour("ink")], 4);
@@ -121,13 +126,13 @@ function heatmap(figure, run, maps, open) {
     if (gap) {
       const mark = element("i");
       mark.style.background = missing;
-      legend.append(element("span", {}, mark, "not known"));
+      legend.append(element("span", {}, mark, unknown()));
     }
   }
 
   function lines(cell) {
     const value = map.rows[cell.row][cell.column];
-    const text = short(value) + (value !== null && (map.unit === "%" || map.scale === "bits") ? " " + map.unit : "");
+    const text = value === null ? unknown() : short(value) + (map.unit === "%" || map.scale === "bits" ? " " + map.unit : "");
     const where = map.columns ? map.columns[cell.column] : "step " + run.steps[cell.column][0] + ", σ = " + short(run.steps[cell.column][1]);
     return [run.layers[cell.row], where + ": " + text];
   }
@@ -135,14 +140,14 @@ function heatmap(figure, run, maps, open) {
     const text = lines(cell);
     tip.replaceChildren(element("strong", {}, text[0]), element("br"), text[1]);
     tip.hidden = false;
-    const x = place.left + (cell.column + 0.5) * place.cell, y = (cell.row + 1) * place.row + 6;
+    const x = place.left + (cell.column + 0.5) * place.cell, y = place.top + (cell.row + 1) * place.row + 6;
     tip.style.left = Math.max(0, Math.min(x + 10, field.clientWidth - tip.offsetWidth)) + "px";
     tip.style.top = (y + tip.offsetHeight > canvas.offsetHeight ? y - tip.offsetHeight - place.row - 12 : y) + "px";
     return text.join(", ");
   }
   function cellAt(event) {
     const box = canvas.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top) / place.row);
+    const row = Math.floor((event.clientY - box.top - place.top) / place.row);
     const column = Math.floor((event.clientX - box.left - place.left) / place.cell);
     const inside = row >= 0 && row < place.rows && column >= 0 && column < place.columns;
     return inside ? { row, column } : null;
