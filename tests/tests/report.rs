@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use taq_core::image::Image;
 use taq_tests::chromium::Browser;
 use taq_tests::taq::{fail, folded, succeed};
@@ -77,6 +77,53 @@ fn one_file_holds_every_section_and_loads_nothing() {
     assert!(!markup.contains("script-src 'unsafe"), "only the one script may run");
 }
 
+/// What the script draws, against the files of the run.
+#[test]
+fn what_is_drawn_is_what_the_run_holds() {
+    let (_folder, _, html) = written();
+    let data = html.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+    let data: Value = serde_json::from_str(data).unwrap();
+    let run = &data[0];
+    let read =
+        |path: &str| -> Value { serde_json::from_slice(&fs::read(RUN.1.join(path)).unwrap()).unwrap() };
+    let near = |drawn: &Value, held: f64| {
+        let drawn = drawn.as_f64().unwrap();
+        assert!((drawn - held).abs() <= 1e-3 * held.abs(), "{drawn} is drawn, {held} is held");
+    };
+    let (plan, weights) = (read("activations/quant_config.json"), read("quantized_weights/config.json"));
+    let layers = run["layers"].as_array().unwrap();
+    assert_eq!((layers.len(), run["steps"].as_array().unwrap().len()), (69, 4));
+    for (x, step) in run["steps"].as_array().unwrap().iter().enumerate() {
+        let step = step[0].as_u64().unwrap().to_string();
+        let index = read(&format!("activations/timestep_stats/step_{step}_index.json"));
+        for (y, layer) in layers.iter().map(|l| l.as_str().unwrap()).enumerate() {
+            let scalars = |field: &str| index[layer][field].as_f64().unwrap();
+            near(&run["maps"][0]["rows"][y][x], scalars("tensor_max") - scalars("tensor_min"));
+            near(&run["maps"][1]["rows"][y][x], scalars("tensor_absmax"));
+            let input = &run["inputs"]["all"][run["inputs"]["of"][y].as_u64().unwrap() as usize];
+            for (row, field) in [(0, "tensor_min"), (3, "hist_p50"), (5, "hist_p999"), (6, "tensor_max")] {
+                near(&input["quantiles"][row][x], scalars(field));
+            }
+            let grid = &plan["per_timestep"][&step][layer];
+            assert_eq!(run["maps"][6]["rows"][y][x].as_f64(), grid["bits"].as_f64());
+            near(&run["grids"][y][x]["absmax"], grid["absmax"].as_f64().unwrap());
+        }
+    }
+    for (drawn, held) in
+        run["blocks"].as_array().unwrap().iter().zip(weights["block_metrics"].as_array().unwrap())
+    {
+        assert_eq!(drawn["name"], held["block_name"]);
+        near(&drawn["chosen"], held["final_loss"].as_f64().unwrap());
+        assert_eq!(drawn["losses"].as_array().unwrap().len(), 3);
+    }
+    let rounded: Vec<&Value> = run["integers"].as_array().unwrap().iter().filter(|i| !i.is_null()).collect();
+    assert_eq!(rounded.len(), 24);
+    for integers in rounded {
+        let shares: f64 = integers["shares"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-3, "{integers}");
+    }
+}
+
 #[test]
 fn hostile_text_is_inert() {
     let (_folder, _, html) = written();
@@ -111,6 +158,16 @@ fn stages_that_are_not_done_are_left_out_with_a_word() {
         assert!(!html.contains(&format!("<section id=\"run0-{section}\"")), "{section}");
     }
     assert!(!said.contains("calibrate") && html.contains("<section id=\"run0-costs\""));
+}
+
+#[test]
+fn a_pipeline_ends_with_its_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manifest, run) = (folder.path().join("p.toml"), folder.path().join("run"));
+    fs::write(&manifest, "output = \"unused\"\n[calibrate]\nnum_images = 1\nnum_steps = 2\n").unwrap();
+    let arguments = ["run", manifest.to_str().unwrap(), "--output", run.to_str().unwrap(), "--report"];
+    let said = succeed(HOST, &arguments);
+    assert!(said.contains("Report: ") && run.join("report.html").exists(), "{said}");
 }
 
 #[test]
@@ -308,6 +365,50 @@ fn a_cell_of_the_map_opens_its_layer() {
     let expected =
         "Range,Largest magnitude,Reach of outliers,Mean,Standard deviation,Negative values,Bits of the plan";
     assert_eq!(maps, json!(expected));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+/// Two layers' sensitivities in a copy of the run.
+#[test]
+fn sensitivities_are_a_map_that_opens_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("measured");
+    copy_all(&RUN.1, &run);
+    let entry = |id: &str, weight: bool, bits: u8, error: f64| {
+        let errors = json!({"velocity": {"all": error, "buckets": {}}});
+        json!({"id": id, "weight": weight, "bits": bits, "measured": errors, "estimated": errors})
+    };
+    let document = json!({
+        "format": "taq.sensitivities.v1", "model": "m", "num_images": 4, "sigma_map": {"0": 1.0},
+        "bucket_definitions": {}, "cfg_weight": 4.0, "probes": 4,
+        "entries": [
+            entry("mm0.img.attn.q_proj", true, 2, 0.01), entry("mm0.img.attn.q_proj", false, 4, 0.0),
+            entry("mm0.img.attn.k_proj", true, 2, 0.1), entry("mm0.img.attn.k_proj", false, 4, 0.001),
+        ],
+        "rank_correlation": [{"weight": true, "bits": 2, "rho": 0.5}],
+    });
+    fs::write(run.join("activations/sensitivities.json"), document.to_string()).unwrap();
+    report(&run, &[]);
+    let html = fs::read_to_string(run.join("report.html")).unwrap();
+    // The most sensitive first, in dB.
+    let rows = "<tr><th scope=\"row\">mm0.img.attn.k_proj</th><td>−10.0 dB</td><td>−30.0 dB</td></tr>\n\
+                <tr><th scope=\"row\">mm0.img.attn.q_proj</th><td>−20.0 dB</td><td>none</td></tr>";
+    assert!(html.contains(rows) && html.contains("<td>0.500</td><td></td>"));
+    let Some(mut browser) = Browser::start() else { return };
+    browser.window(1300, 900, false);
+    browser.open(&run.join("report.html"));
+    browser.evaluate("document.querySelector('[data-kind=sensitivity] .field canvas').focus()");
+    for _ in 0..80 {
+        browser.press("ArrowUp");
+    }
+    browser.press("ArrowDown");
+    let said = "document.querySelector('[data-kind=sensitivity] .unseen').textContent";
+    assert_eq!(browser.evaluate(said), json!("mm0.img.attn.k_proj, W2: 0.1"));
+    browser.press("Enter");
+    assert_eq!(
+        browser.evaluate("document.querySelector('.layer h3').textContent"),
+        json!("mm0.img.attn.k_proj")
+    );
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
