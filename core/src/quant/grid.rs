@@ -75,10 +75,10 @@ impl Grid {
     }
 
     /// The integer of one finite weight on this grid: the nearest, within the range.
-    pub fn integer(&self, weight: f32, scale: f32, zero_point: i8) -> i8 {
-        let (zero, low, high) = (f32::from(zero_point), f32::from(self.qmin()), f32::from(self.qmax()));
+    pub fn integer(&self, weight: f32, scale: f32, zero_point: f32) -> i8 {
         // Clamped to whole numbers first, which changes nothing and keeps the rounding exact.
-        (round_small((weight / scale).clamp(low - zero, high - zero)) + zero) as i8
+        let (low, high) = (f32::from(self.qmin()), f32::from(self.qmax()));
+        round_small((weight / scale + zero_point).clamp(low, high)) as i8
     }
 
     /// Whether the grid is sound and fits the layer; the error names the layer and its shape.
