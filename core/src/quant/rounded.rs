@@ -103,7 +103,8 @@ impl RoundedLayer {
         }
         if let Some(i) = self.weight_int.iter().position(|q| *q < low || *q > high) {
             let (found, bits) = (self.weight_int[i], grid.bits);
-            let reason = format!("weight_int[{i}] = {found}, expected {low} to {high} on a grid of {bits} bits");
+            let reason =
+                format!("weight_int[{i}] = {found}, expected {low} to {high} on a grid of {bits} bits");
             return Err(Error::settings(what, reason));
         }
         if let Some(i) = self.zero_point.iter().position(|z| grid.symmetric && *z != 0.0) {

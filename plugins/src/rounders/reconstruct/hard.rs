@@ -20,7 +20,7 @@ impl HardWeight {
     pub(in crate::rounders) fn new(rounded: RoundedLayer) -> Result<Self> {
         let groups = rounded.scale.len() as i32;
         let whole = [groups, rounded.weight_int.len() as i32 / groups];
-                let integers = Array::from_slice(&rounded.weight_int, &whole).as_dtype(Dtype::Float32)?;
+        let integers = Array::from_slice(&rounded.weight_int, &whole).as_dtype(Dtype::Float32)?;
         let start = Array::from_slice(&rounded.scale, &[groups, 1]);
         let zero = Array::from_slice(&rounded.zero_point, &[groups, 1]);
         let theta = Variables::new(mlx_rs::ops::zeros_like(&start)?)?;
