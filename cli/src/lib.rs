@@ -36,6 +36,7 @@ use crate::terminal::Terminal;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong input, 70 a defect (a panic), 130 stopped by Ctrl-C.
 pub fn main() -> ! {
+    mlx_host::prepare();
     mlx_host::exit(run(std::env::args_os()))
 }
 

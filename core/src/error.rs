@@ -186,7 +186,7 @@ pub enum Error {
     #[error("stopped; the same command goes on from here")]
     Cancelled,
     /// MLX refused an operation.
-    #[error("MLX: {0}")]
+    #[error("MLX: {}", without_place(.0.what()))]
     Mlx(#[from] mlx_rs::error::Exception),
 }
 
@@ -276,6 +276,14 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+/// MLX's message without the line of MLX's source on the machine where it was compiled.
+fn without_place(message: &str) -> &str {
+    match message.rsplit_once(" at ") {
+        Some((text, place)) if place.starts_with('/') && place.contains(".cpp:") => text,
+        _ => message,
     }
 }
 

@@ -210,6 +210,12 @@ fn guarded(error: &mut ErrorText, name: &str, body: impl FnOnce() -> Result<(), 
     }
 }
 
+/// Sets a variable of the environment. Only while the process has a single thread.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    // SAFETY: the caller sees to it that no other thread reads the environment.
+    unsafe { std::env::set_var(name, value) }
+}
+
 /// Ends the process at once.
 pub(crate) fn exit(code: u8) -> ! {
     // SAFETY: C's `_exit` runs nothing more of this process.

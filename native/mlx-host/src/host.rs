@@ -11,6 +11,17 @@ pub fn on_cpu() -> bool {
     ffi::is_cpu(&Stream::thread_local_or_default())
 }
 
+/// Settles what MLX reads from the environment; to be called before anything else of the process runs.
+///
+/// MLX's CUDA backend keeps compiled graphs and ends the program once it has seen too many of them. Learned rounding has
+/// a graph for each combination of timesteps in a batch, so it may keep more.
+pub fn prepare() {
+    const GRAPHS: &str = "MLX_CUDA_GRAPH_CACHE_SIZE";
+    if std::env::var_os(GRAPHS).is_none() {
+        ffi::set_variable(GRAPHS, "4000");
+    }
+}
+
 /// Ends the process with this code, and runs nothing that C++ registered to run at the end: CUDA's driver may already be
 /// shut down by then, and MLX's static destructors abort the process when it is. What is to be written must have been
 /// written; standard output is flushed here.

@@ -199,7 +199,7 @@ fn measured_errors_are_those_of_a_plain_loop() {
         w.chunks(3).map(row).collect()
     };
     let [img, txt, out] = [0, 1, 2].map(|i| model.weights[i].as_slice::<f32>().to_vec());
-    let grid = quant::Grid::new(3, quant::Granularity::Channel, true).unwrap();
+    let grid = quant::Grid::channel(3).unwrap();
     let rounded = quant::nearest(&model.weights[2], &grid, quant::Clipping::Mse).unwrap().values();
     let (mut errors, mut signal) = (0.0, 0.0);
     for (h, c) in hidden.chunks(3).zip(context.chunks(3)) {

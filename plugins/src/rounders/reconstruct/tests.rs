@@ -350,7 +350,7 @@ fn taq_dit_is_reproducible_and_its_parts_can_be_switched_off() {
 #[test]
 fn looking_at_all_blocks_keeps_the_integers_and_lowers_the_error() {
     for seed in 0..3 {
-        let planted = Planted::with_layers(seed, 33, 16, 128, 2).post_gelu(3, 4);
+        let planted = Planted::with_layers(seed, 33, 16, 512, 2).post_gelu(3, 4);
         let layers = planted.layers(grid(3, Granularity::Channel, true));
         let job = job(&planted, &layers);
         let rounder = |end_to_end| {
