@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use taq_core::artifacts::{RunFolder, atomic_write_bytes};
 use taq_core::registry::near;
-use taq_core::{Error, LayerId, Result};
+use taq_core::{Error, LayerId, Result, choose_layers};
 
 use figures::{FIGURES, Figure, From, Sheet};
 use sources::{Choice, Sources};
@@ -149,7 +149,7 @@ fn choice(sources: &Sources, request: &Request) -> Result<Choice> {
     };
     Ok(Choice {
         layers: match &request.layers {
-            Some(words) => layers::choose(&statistics.layers, words)?,
+            Some(words) => choose_layers(&statistics.layers, words)?,
             None => remarkable(statistics),
         },
         snapshots: match &request.snapshot_steps {

@@ -116,6 +116,23 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Prompts that are encoded already, and one row without a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they are of different sizes.
+    pub(super) fn new(prompts: Conditioning, empty: Conditioning) -> Result<Self> {
+        let sizes = |c: &Conditioning| [c.tokens.dim(1), c.tokens.dim(2), c.pooled.dim(1)];
+        if sizes(&prompts) != sizes(&empty) {
+            return Err(Error::Shape {
+                what: "the embedding of the prompts (tokens, width, pooled width)".into(),
+                expected: format!("{:?}, as without a prompt", sizes(&empty)),
+                found: sizes(&prompts).to_vec(),
+            });
+        }
+        mlx_rs::transforms::eval([&prompts.tokens, &prompts.pooled, &empty.tokens, &empty.pooled])?;
+        Ok(Self { prompts, empty })
+    }
+
     /// The conditioning of one forward pass for the given prompts.
     pub fn batch(&self, guidance: Guidance, prompts: &[usize]) -> Result<Conditioning> {
         guidance.conditioning(&self.prompts.rows(prompts)?, &self.empty)
