@@ -16,7 +16,7 @@ use serde_json::json;
 use taq_core::mlx_rs::{Device, random, transforms};
 use taq_core::pipeline::{Description, Guidance, ObserverTap};
 use taq_core::registry::Registry;
-use taq_core::stats::ChannelProfile;
+use taq_core::stats::{ChannelExtremes, ChannelProfile, Histogram, LogHistogram};
 use taq_core::{Conditioning, Identity, LayerId, Model, Observer, Result, Tap, mlx_rs};
 use taq_plugins as _;
 
@@ -97,14 +97,22 @@ fn main() -> Result<()> {
         println!("{:<40}{:>9.1} ms to finish {layers} layers", "", 1e3 * start.elapsed().as_secs_f64());
     }
 
-    // The profile's own loop, on values as they come out of GELU.
-    let (tokens, channels) = (4096, 6144);
+    // The loops by themselves, on values as they come out of GELU.
+    let (tokens, channels, times) = (512, 768, 64);
     let values: Vec<f32> =
         (0..tokens * channels).map(|i| ((i * 7919 % 10_007) as f32 / 2000.0 - 0.17).max(-0.17)).collect();
+    let each = |what: &str, work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        (0..times).for_each(|_| work());
+        let seconds = start.elapsed().as_secs_f64() / (times * values.len()) as f64;
+        println!("{what:<40}{:>9.2} ns a value", 1e9 * seconds);
+    };
+    each("channels' extremes", &mut || drop(ChannelExtremes::of(&values, channels)));
+    let mut histogram = Histogram::between(-0.17, 4.8, 256);
+    each("histogram", &mut || histogram.add(&values));
+    let mut histogram = LogHistogram::default();
+    each("logarithmic histogram, one thread", &mut || histogram.add(&values));
     let mut profile = ChannelProfile::new(channels);
-    let start = Instant::now();
-    profile.add(&values);
-    let each = start.elapsed().as_secs_f64() / values.len() as f64;
-    println!("{:<40}{:>9.2} ns a value", "profile", 1e9 * each);
+    each("profile", &mut || profile.add(&values));
     Ok(())
 }

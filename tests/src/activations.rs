@@ -23,8 +23,9 @@ pub fn inputs(model: &dyn Model, run: &Path, images: &[usize], step: usize) -> V
     let paths = RunFolder::open(run).expect("a run");
     let manifest: RunManifest = read_document(&paths.manifest()).expect("a manifest");
     let guidance = Guidance::new(manifest.cfg_scale).expect("guidance");
-    let prompts: Vec<String> = images.iter().map(|&i| manifest.images[i].prompt.clone()).collect();
-    let prompts = model.condition(&prompts).expect("prompts");
+    // All at once, as the stages do: sums of other batches differ in their last bits.
+    let prompts: Vec<String> = manifest.images.iter().map(|image| image.prompt.clone()).collect();
+    let prompts = model.condition(&prompts).and_then(|all| all.rows(images)).expect("prompts");
     let empty = model.condition(&[String::new()]).expect("no prompt");
     let conditioning = guidance.conditioning(&prompts, &empty).expect("conditioning");
     let x = images.iter().map(|&i| Npz::open(&paths.sample(i, step)).and_then(|npz| npz.array("x")));

@@ -50,8 +50,12 @@ fn old_and_incomplete_statistics_say_what_to_do() {
     // The ancestor's, and ours of before.
     let index = std::fs::read(paths.layer_statistics()).unwrap();
     change(&paths.layer_statistics(), |v| v["format"] = "per_timestep_npz_v2".into());
-    let old =
-        ["is of another version", "found \"per_timestep_npz_v2\"", "layer_statistics.json", "taq observe --force"];
+    let old = [
+        "is of another version",
+        "found \"per_timestep_npz_v2\"",
+        "layer_statistics.json",
+        "taq observe --force",
+    ];
     refused(&decide, &old);
     refused(&["plot", "--run", &run], &["per_timestep_npz_v4", "per_timestep_npz_v2"]);
     std::fs::write(paths.layer_statistics(), index).unwrap();
@@ -166,7 +170,10 @@ fn constant_and_all_zero_activations_are_handled() {
                 assert!((seen(field) - expected).abs() < slack, "{layer} {field}: {}", seen(field));
             }
             // The shift is the constant itself; nothing is left.
-            assert!((seen("shift_absmax") - expected).abs() < 0.02 && seen("shifted_absmax") < 0.02, "{layer}");
+            assert!(
+                (seen("shift_absmax") - expected).abs() < 0.02 && seen("shifted_absmax") < 0.02,
+                "{layer}"
+            );
             let name = |field: &str| format!("{}__{field}", layer.replace('.', "_"));
             let counts = npz.vec::<u64>(&name("hist_counts"), &[256]).unwrap();
             let edges = npz.vec::<f32>(&name("hist_edges"), &[257]).unwrap();

@@ -40,6 +40,11 @@ fn near(found: f64, expected: f64, what: &str) {
     assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{what}: {found} instead of {expected}");
 }
 
+/// The f32 that the document means: JSON has as many digits as tell it apart.
+fn single(value: &Value) -> Option<f64> {
+    value.as_f64().map(|v| f64::from(v as f32))
+}
+
 /// Smallest and largest value of each channel.
 fn extremes(values: &[f32], channels: usize) -> Vec<[f64; 2]> {
     let column = |c: usize| values.iter().skip(c).step_by(channels).map(|&v| f64::from(v));
@@ -66,7 +71,7 @@ impl Found<'_> {
     }
 
     fn scalar(&self, field: &str) -> f64 {
-        self.scalars[field].as_f64().unwrap_or_else(|| panic!("{} has no {field}", self.prefix))
+        single(&self.scalars[field]).unwrap_or_else(|| panic!("{} has no {field}", self.prefix))
     }
 
     #[track_caller]
@@ -172,7 +177,7 @@ impl Found<'_> {
         }
         assert_eq!((self.scalar("tensor_min"), self.scalar("tensor_max")), (low, high));
         assert_eq!(self.scalar("tensor_absmax"), low.abs().max(high));
-        let beside = |name: &str| [0, 1].map(|end| self.scalars["beside"][name][end].as_f64().unwrap());
+        let beside = |name: &str| [0, 1].map(|end| single(&self.scalars["beside"][name][end]).unwrap());
         assert_eq!(beside("minmax"), [low, high]);
 
         let at = |q: f64| sorted[((sorted.len() - 1) as f64 * q).round() as usize];

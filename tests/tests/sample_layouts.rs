@@ -197,7 +197,8 @@ fn calibration_data_in_one_file_is_enough() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("own");
     let run = root.to_str().unwrap();
-    let recipe = ["--recipe", "taq-dit", "--num-steps", "6", "--num-selected-steps", "3", "--num-images", "2"];
+    let recipe =
+        ["--recipe", "taq-dit", "--num-steps", "6", "--num-selected-steps", "3", "--num-images", "2"];
     succeed(HOST, &[&["calibrate", "--calib-dir", run][..], &recipe].concat());
     let one = folder.path().join("one");
     fs::create_dir(&one).unwrap();

@@ -16,7 +16,10 @@ fn document(path: &Path) -> Value {
 #[track_caller]
 fn near(found: &Value, expected: f64, what: &str) {
     let found = found.as_f64().unwrap();
-    assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1e-3), "{what}: {found} instead of {expected}");
+    assert!(
+        (found - expected).abs() <= 1e-6 * expected.abs().max(1e-3),
+        "{what}: {found} instead of {expected}"
+    );
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -82,11 +85,11 @@ fn it_is_what_the_statistics_say() {
         if layer.ends_with(".mlp.fc2") {
             let (mut benefit, mut skew) = (0.0, 0.0);
             for step in 0..5 {
-                let (low, high, shift) = (vector(step, "avg_min"), vector(step, "avg_max"), vector(step, "shift"));
+                let (low, high, shift) =
+                    (vector(step, "avg_min"), vector(step, "avg_max"), vector(step, "shift"));
                 let reach = |shift: &dyn Fn(usize) -> f64| {
-                    (0..low.len()).fold(0.0f64, |a, c| {
-                        a.max((low[c] - shift(c)).abs()).max((high[c] - shift(c)).abs())
-                    })
+                    (0..low.len())
+                        .fold(0.0f64, |a, c| a.max((low[c] - shift(c)).abs()).max((high[c] - shift(c)).abs()))
                 };
                 benefit += (1.0 - reach(&|c| shift[c]) / reach(&|_| 0.0)) / 5.0;
                 let counts = arrays[step].read::<u64>(&format!("{prefix}__hist_counts")).unwrap().data;
@@ -95,7 +98,8 @@ fn it_is_what_the_statistics_say() {
                 let total: u64 = counts.iter().sum();
                 let moment = |about: f64, power: i32| {
                     let bins = counts.iter().zip(edges.windows(2));
-                    bins.map(|(&n, e)| n as f64 * (f64::midpoint(e[0], e[1]) - about).powi(power)).sum::<f64>()
+                    bins.map(|(&n, e)| n as f64 * (f64::midpoint(e[0], e[1]) - about).powi(power))
+                        .sum::<f64>()
                         / total as f64
                 };
                 let mean = moment(0.0, 1);

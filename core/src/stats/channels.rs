@@ -6,8 +6,11 @@ use rayon::prelude::*;
 use super::ChannelExtremes;
 use super::tally::Tally;
 
-/// Values that a task looks at, about.
+/// Values that a task looks at, at least, and tokens.
 const SHARE: usize = 1 << 16;
+const TOKENS: usize = 64;
+/// Channels looked at together: their sums stay close to the processor.
+const TILE: usize = 128;
 
 /// Bins of [`ChannelProfile::histogram`].
 pub const PROFILE_BINS: usize = 512;
@@ -56,7 +59,7 @@ impl ChannelProfile {
         if channels == 0 {
             return;
         }
-        let share = SHARE.div_ceil(channels) * channels;
+        let share = SHARE.div_ceil(channels).max(TOKENS) * channels;
         let parts: Vec<Part> = values.par_chunks(share).map(|values| Part::of(values, channels)).collect();
         parts.iter().for_each(|part| self.merge(part));
     }
@@ -131,20 +134,25 @@ impl Part {
 
 #[multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn look(part: &mut Part, values: &[f32], channels: usize) {
-    for token in values.chunks_exact(channels) {
-        let sums = part.first.iter_mut().zip(&mut part.second).zip(&part.pivot);
-        for (&x, ((first, second), pivot)) in token.iter().zip(sums) {
-            let off = f64::from(x) - pivot;
-            *first += off;
-            *second += off * off;
+    let sums = part.first.chunks_mut(TILE).zip(part.second.chunks_mut(TILE)).zip(part.pivot.chunks(TILE));
+    let extremes = part.extremes.min.chunks_mut(TILE).zip(part.extremes.max.chunks_mut(TILE));
+    for (tile, (((first, second), pivot), (min, max))) in sums.zip(extremes).enumerate() {
+        for token in values.chunks_exact(channels) {
+            let token = &token[tile * TILE..][..pivot.len()];
+            for (&x, ((first, second), pivot)) in
+                token.iter().zip(first.iter_mut().zip(second.iter_mut()).zip(pivot))
+            {
+                let off = f64::from(x) - pivot;
+                *first += off;
+                *second += off * off;
+            }
+            for (&x, (low, high)) in token.iter().zip(min.iter_mut().zip(max.iter_mut())) {
+                *low = if x < *low { x } else { *low };
+                *high = if x > *high { x } else { *high };
+            }
         }
-        let extremes = part.extremes.min.iter_mut().zip(&mut part.extremes.max);
-        for (&x, (low, high)) in token.iter().zip(extremes) {
-            *low = if x < *low { x } else { *low };
-            *high = if x > *high { x } else { *high };
-        }
-        part.tally.add(token, bin);
     }
+    part.tally.add(values, bin);
 }
 
 #[cfg(test)]

@@ -3,8 +3,11 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Values that a task looks at, about.
+/// Values that a task looks at, at least, and tokens.
 const SHARE: usize = 1 << 15;
+const TOKENS: usize = 64;
+/// Channels looked at together: their extremes stay close to the processor.
+const TILE: usize = 512;
 
 /// Smallest and largest value of every channel, and whether all values are numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +28,7 @@ impl ChannelExtremes {
 
     /// Of these values, row-major `[tokens, channels]`.
     pub fn of(values: &[f32], channels: usize) -> Self {
-        let share = SHARE.div_ceil(channels.max(1)) * channels.max(1);
+        let share = SHARE.div_ceil(channels.max(1)).max(TOKENS) * channels.max(1);
         let parts = values.par_chunks(share).map(|tokens| {
             let mut part = Self::new(channels);
             part.finite = extend(&mut part.min, &mut part.max, tokens);
@@ -54,11 +57,14 @@ impl ChannelExtremes {
 fn extend(min: &mut [f32], max: &mut [f32], tokens: &[f32]) -> bool {
     let channels = min.len().max(1);
     let mut wild = 0u32;
-    for token in tokens.chunks_exact(channels) {
-        for ((low, high), &v) in min.iter_mut().zip(max.iter_mut()).zip(token) {
-            *low = if v < *low { v } else { *low };
-            *high = if v > *high { v } else { *high };
-            wild |= u32::from(v.to_bits() & 0x7f80_0000 == 0x7f80_0000);
+    for (tile, (min, max)) in min.chunks_mut(TILE).zip(max.chunks_mut(TILE)).enumerate() {
+        for token in tokens.chunks_exact(channels) {
+            let token = &token[tile * TILE..][..min.len()];
+            for ((low, high), &v) in min.iter_mut().zip(max.iter_mut()).zip(token) {
+                *low = if v < *low { v } else { *low };
+                *high = if v > *high { v } else { *high };
+                wild |= u32::from(v.to_bits() & 0x7f80_0000 == 0x7f80_0000);
+            }
         }
     }
     wild == 0

@@ -36,8 +36,8 @@ impl Rule {
 
     #[inline(always)]
     fn bin(self, v: f32) -> u32 {
-        // Of NaN, 0.
-        ((v - self.low) * self.per_unit).clamp(0.0, self.last) as u32
+        // Of NaN, 0. By way of i32, for which processors have an instruction.
+        ((v - self.low) * self.per_unit).clamp(0.0, self.last) as i32 as u32
     }
 
     /// The smallest value from `low` on that belongs to this bin or one above it.

@@ -162,6 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn counts_outgrow_their_first_tables() {
+        let values = bell(1001, 1.0);
+        let (mut once, mut thrice) = (LogHistogram::default(), LogHistogram::default());
+        once.add(&values);
+        for _ in 0..3 {
+            thrice.add(&values);
+            // As after four thousand million values.
+            thrice.pending = u32::MAX as usize;
+        }
+        assert_eq!(thrice.total(), 3 * once.total());
+        let threefold = once.bins().map(|bin| LogBin { count: 3 * bin.count, ..bin });
+        assert!(threefold.eq(thrice.bins()));
+    }
+
+    #[test]
     fn order_and_batches_do_not_matter() {
         let mut values = bell(5000, 2.0);
         let mut a = LogHistogram::default();

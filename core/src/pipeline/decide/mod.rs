@@ -43,7 +43,7 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
             let config: QuantConfig = read_document(&run.quant_config())?;
             return Ok((describe(&config.summary), true));
         }
-        let steps = step_indexes(session, &index)?;
+        let steps = step_indexes(session, &index, "decide")?;
         let name = &settings.policy.name;
         let policy = session.registry.policy(name, &settings.policy.settings())?;
         let request = request(session, &index, &steps, policy.per_channel())?;
@@ -78,7 +78,7 @@ fn bits(average: f64) -> String {
 /// [`Error::StageMissing`] before `observe`; [`Error::Stale`] if the statistics are of another model.
 pub fn policy_request(session: &Session, per_channel: bool) -> Result<PolicyRequest> {
     let index = statistics(session, "decide")?;
-    request(session, &index, &step_indexes(session, &index)?, per_channel)
+    request(session, &index, &step_indexes(session, &index, "decide")?, per_channel)
 }
 
 /// The index of the run's statistics, which must be of the session's model.
@@ -104,12 +104,16 @@ pub(super) fn statistics(session: &Session, stage: &'static str) -> Result<Stati
 ///
 /// # Errors
 /// [`Error::StageMissing`] with the step whose files are not there.
-pub(super) fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
+pub(super) fn step_indexes(
+    session: &Session,
+    index: &StatisticsIndex,
+    stage: &'static str,
+) -> Result<BTreeMap<usize, StepIndex>> {
     let run = &session.run;
     let one = |&step: &usize| {
         if !run.step_index(step).exists() || !run.step_stats(step).exists() {
             return Err(Error::StageMissing {
-                stage: "decide",
+                stage,
                 needs: format!("the statistics of step {step}"),
                 run: run.root().to_owned(),
                 first: "observe",
