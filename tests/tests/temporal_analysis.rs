@@ -84,7 +84,7 @@ fn it_is_what_the_statistics_say() {
         };
         if layer.ends_with(".mlp.fc2") {
             let (mut benefit, mut skew) = (0.0, 0.0);
-            for step in 0..5 {
+            for (step, npz) in arrays.iter().enumerate() {
                 let (low, high, shift) =
                     (vector(step, "avg_min"), vector(step, "avg_max"), vector(step, "shift"));
                 let reach = |shift: &dyn Fn(usize) -> f64| {
@@ -92,7 +92,7 @@ fn it_is_what_the_statistics_say() {
                         .fold(0.0f64, |a, c| a.max((low[c] - shift(c)).abs()).max((high[c] - shift(c)).abs()))
                 };
                 benefit += (1.0 - reach(&|c| shift[c]) / reach(&|_| 0.0)) / 5.0;
-                let counts = arrays[step].read::<u64>(&format!("{prefix}__hist_counts")).unwrap().data;
+                let counts = npz.read::<u64>(&format!("{prefix}__hist_counts")).unwrap().data;
                 let edges = vector(step, "hist_edges");
                 // Every value at the middle of its bin.
                 let total: u64 = counts.iter().sum();

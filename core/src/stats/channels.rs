@@ -4,13 +4,13 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::ChannelExtremes;
-use super::tally::Tally;
+use super::tally::{Tally, floor, index};
 
 /// Values that a task looks at, at least, and tokens.
 const SHARE: usize = 1 << 16;
 const TOKENS: usize = 64;
 /// Channels looked at together: their sums stay close to the processor.
-const TILE: usize = 128;
+const TILE: usize = 32;
 
 /// Bins of [`ChannelProfile::histogram`].
 pub const PROFILE_BINS: usize = 512;
@@ -97,10 +97,10 @@ pub fn profile_edges() -> Vec<f32> {
 /// ⌊x · bins a unit⌋, counted from the lowest bin.
 #[inline(always)]
 fn bin(x: f32) -> u32 {
+    const HALF: f32 = PROFILE_BINS as f32 / 2.0;
     let scaled = x * PER_UNIT;
-    let towards_zero = scaled as i32;
-    let below = towards_zero.saturating_sub(i32::from(towards_zero as f32 > scaled));
-    below.saturating_add(PROFILE_BINS as i32 / 2).clamp(0, PROFILE_BINS as i32 - 1) as u32
+    let scaled = if scaled > -HALF { scaled } else { -HALF };
+    index(floor(if scaled < HALF - 1.0 { scaled } else { HALF - 1.0 }) + HALF)
 }
 
 /// Some tokens, looked at in one pass.
@@ -134,22 +134,36 @@ impl Part {
 
 #[multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn look(part: &mut Part, values: &[f32], channels: usize) {
-    let sums = part.first.chunks_mut(TILE).zip(part.second.chunks_mut(TILE)).zip(part.pivot.chunks(TILE));
-    let extremes = part.extremes.min.chunks_mut(TILE).zip(part.extremes.max.chunks_mut(TILE));
-    for (tile, (((first, second), pivot), (min, max))) in sums.zip(extremes).enumerate() {
+    let whole = channels / TILE * TILE;
+    for at in (0..whole).step_by(TILE) {
+        // Arrays of a known length: of zipped slices the compiler makes no vector code here.
+        let (mut first, mut second, mut pivot) = ([0.0; TILE], [0.0; TILE], [0.0; TILE]);
+        let (mut low, mut high) = ([f32::INFINITY; TILE], [f32::NEG_INFINITY; TILE]);
+        pivot.copy_from_slice(&part.pivot[at..at + TILE]);
         for token in values.chunks_exact(channels) {
-            let token = &token[tile * TILE..][..pivot.len()];
-            for (&x, ((first, second), pivot)) in
-                token.iter().zip(first.iter_mut().zip(second.iter_mut()).zip(pivot))
-            {
-                let off = f64::from(x) - pivot;
-                *first += off;
-                *second += off * off;
+            let Some(token) = token[at..].first_chunk::<TILE>() else { continue };
+            for i in 0..TILE {
+                let off = f64::from(token[i]) - pivot[i];
+                first[i] += off;
+                second[i] += off * off;
             }
-            for (&x, (low, high)) in token.iter().zip(min.iter_mut().zip(max.iter_mut())) {
-                *low = if x < *low { x } else { *low };
-                *high = if x > *high { x } else { *high };
+            for i in 0..TILE {
+                low[i] = if token[i] < low[i] { token[i] } else { low[i] };
+                high[i] = if token[i] > high[i] { token[i] } else { high[i] };
             }
+        }
+        part.first[at..at + TILE].copy_from_slice(&first);
+        part.second[at..at + TILE].copy_from_slice(&second);
+        part.extremes.min[at..at + TILE].copy_from_slice(&low);
+        part.extremes.max[at..at + TILE].copy_from_slice(&high);
+    }
+    for token in values.chunks_exact(channels) {
+        for (c, &x) in token.iter().enumerate().skip(whole) {
+            let off = f64::from(x) - part.pivot[c];
+            part.first[c] += off;
+            part.second[c] += off * off;
+            part.extremes.min[c] = part.extremes.min[c].min(x);
+            part.extremes.max[c] = part.extremes.max[c].max(x);
         }
     }
     part.tally.add(values, bin);
@@ -199,9 +213,11 @@ mod tests {
         let (offset, scale) = ([5.0, 0.0, -1.0], [1e-3, 1.0, 20.0]);
         let mut draw =
             |i: usize| offset[i % 3] + scale[i % 3] * (f64::from(rng.next_u32()) / 2_f64.powi(31) - 1.0);
-        let values: Vec<f32> = (0..3 * 1000).map(|i| draw(i) as f32).collect();
+        let values: Vec<f32> = (0..69 * 400).map(|i| draw(i) as f32).collect();
         for parts in [1000, 64, 1] {
-            check(&values, 3, parts);
+            check(&values[..3 * 1000], 3, parts);
+            // Two tiles of channels, and some more.
+            check(&values, 69, parts);
         }
     }
 

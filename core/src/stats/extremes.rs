@@ -6,8 +6,8 @@ use rayon::prelude::*;
 /// Values that a task looks at, at least, and tokens.
 const SHARE: usize = 1 << 15;
 const TOKENS: usize = 64;
-/// Channels looked at together: their extremes stay close to the processor.
-const TILE: usize = 512;
+/// Channels looked at together: their extremes stay in the processor's registers.
+const TILE: usize = 64;
 
 /// Smallest and largest value of every channel, and whether all values are numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,24 +56,48 @@ impl ChannelExtremes {
 #[multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn extend(min: &mut [f32], max: &mut [f32], tokens: &[f32]) -> bool {
     let channels = min.len().max(1);
-    let mut wild = 0u32;
-    for (tile, (min, max)) in min.chunks_mut(TILE).zip(max.chunks_mut(TILE)).enumerate() {
+    let whole = channels / TILE * TILE;
+    let mut largest = 0;
+    for at in (0..whole).step_by(TILE) {
+        // Arrays of a known length: of zipped slices the compiler makes no vector code here.
+        let (mut low, mut high, mut bits) = ([0.0; TILE], [0.0; TILE], [0; TILE]);
+        low.copy_from_slice(&min[at..at + TILE]);
+        high.copy_from_slice(&max[at..at + TILE]);
         for token in tokens.chunks_exact(channels) {
-            let token = &token[tile * TILE..][..min.len()];
-            for ((low, high), &v) in min.iter_mut().zip(max.iter_mut()).zip(token) {
-                *low = if v < *low { v } else { *low };
-                *high = if v > *high { v } else { *high };
-                wild |= u32::from(v.to_bits() & 0x7f80_0000 == 0x7f80_0000);
+            let Some(token) = token[at..].first_chunk::<TILE>() else { continue };
+            for i in 0..TILE {
+                let v = token[i];
+                low[i] = if v < low[i] { v } else { low[i] };
+                high[i] = if v > high[i] { v } else { high[i] };
+                bits[i] = bits[i].max(magnitude(v));
             }
         }
+        min[at..at + TILE].copy_from_slice(&low);
+        max[at..at + TILE].copy_from_slice(&high);
+        largest = bits.into_iter().fold(largest, i32::max);
     }
-    wild == 0
+    for token in tokens.chunks_exact(channels) {
+        for (c, &v) in token.iter().enumerate().skip(whole) {
+            min[c] = if v < min[c] { v } else { min[c] };
+            max[c] = if v > max[c] { v } else { max[c] };
+            largest = largest.max(magnitude(v));
+        }
+    }
+    largest < INFINITE
 }
+
+/// The bits of a magnitude, in the order of magnitudes; those of NaN lie above infinity's.
+#[inline(always)]
+fn magnitude(v: f32) -> i32 {
+    (v.to_bits() & 0x7fff_ffff) as i32
+}
+
+const INFINITE: i32 = 0x7f80_0000;
 
 /// Whether no value is NaN or infinite.
 #[multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 pub(crate) fn all_finite(values: &[f32]) -> bool {
-    values.iter().fold(0, |wild, v| wild | u32::from(v.to_bits() & 0x7f80_0000 == 0x7f80_0000)) == 0
+    values.iter().fold(0, |largest, &v| magnitude(v).max(largest)) < INFINITE
 }
 
 #[cfg(test)]
@@ -82,7 +106,7 @@ mod tests {
 
     #[test]
     fn they_are_those_of_a_plain_loop() {
-        for (channels, tokens) in [(7, 1000), (1, 70_000), (1536, 50), (3, 1)] {
+        for (channels, tokens) in [(7, 1000), (1, 70_000), (1536, 50), (200, 300), (64, 1), (3, 1)] {
             let x: Vec<f32> =
                 (0..channels * tokens).map(|i| ((i * 7919) % 1009) as f32 / 8.0 - 50.0).collect();
             let found = ChannelExtremes::of(&x, channels);

@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::tally::Tally;
+use super::tally::{Tally, floor, index};
 
 /// Values that a task counts at a time.
 const SHARE: usize = 1 << 15;
@@ -36,8 +36,10 @@ impl Rule {
 
     #[inline(always)]
     fn bin(self, v: f32) -> u32 {
-        // Of NaN, 0. By way of i32, for which processors have an instruction.
-        ((v - self.low) * self.per_unit).clamp(0.0, self.last) as i32 as u32
+        let place = (v - self.low) * self.per_unit;
+        // Of NaN, 0.
+        let place = if place > 0.0 { place } else { 0.0 };
+        index(floor(if place < self.last { place } else { self.last }))
     }
 
     /// The smallest value from `low` on that belongs to this bin or one above it.

@@ -394,6 +394,32 @@ mod tests {
     }
 
     #[test]
+    fn candidates_are_layers_with_few_channels_far_out() {
+        let seen = |p99: f32, max: f32, fraction: f32| LayerScalars {
+            channel_p99: p99,
+            channel_max: max,
+            spike_fraction: fraction,
+            ..LayerScalars::default()
+        };
+        let steps: BTreeMap<usize, StepIndex> = [
+            seen(1.0, 5.5, 0.01),
+            seen(1.0, 5.0, 0.01),
+            seen(0.5, 4.0, 0.04),
+            seen(0.0, 4.0, 0.01),
+            seen(1.0, 90.0, 0.05),
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(step, seen)| (step, StepIndex(BTreeMap::from([("a".into(), seen)]))))
+        .collect();
+        let found = Candidate::of(&crate::testing::layer("a", crate::Role::Q, 4, 4), &steps).unwrap();
+        assert_eq!((found.at, found.found.steps.as_slice()), (2, [0, 2].as_slice()));
+        assert_eq!((found.found.spike_ratio, found.found.spike_fraction), (8.0, 0.04));
+        let post_gelu = crate::testing::layer("a", crate::Role::Fc2, 4, 4);
+        assert!(Candidate::of(&post_gelu, &steps).is_none());
+    }
+
+    #[test]
     fn layers_over_time() {
         let layer = |ratio: f32, bits: &[(u8, usize)]| LayerOverTime {
             mean_absmax: 1.0,
