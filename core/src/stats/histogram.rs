@@ -72,18 +72,18 @@ impl Histogram {
     /// Empty, with `bins` equal bins from `low` to `high`.
     ///
     /// Where there is next to nothing between the two (a constant layer), the bins reach a little beyond on both sides: by
-    /// 2⁻¹⁴ of the magnitude, or 2⁻²⁰ where all is 0.
+    /// 2⁻¹⁴ of the magnitude. Where all is 0, they reach from 0 to 2⁻²⁰.
     pub fn between(low: f32, high: f32, bins: usize) -> Self {
         if bins == 0 {
             return Self::default();
         }
         // The distance between the two must be a number.
         let (low, high) = (low.max(-f32::MAX / 4.0), high.min(f32::MAX / 4.0));
-        let reach = match low.abs().max(high.abs()) * 2_f32.powi(-14) {
-            reach if reach > 1e-30 => reach,
-            _ => 2_f32.powi(-20),
-        };
-        let (low, high) = if high - low < reach {
+        let reach = low.abs().max(high.abs()) * 2_f32.powi(-14);
+        let (low, high) = if reach < 1e-30 {
+            // All is 0, which then is an edge.
+            (low, low + 2_f32.powi(-20))
+        } else if high - low < reach {
             let middle = low + (high - low) / 2.0;
             (middle - reach, middle + reach)
         } else {
