@@ -4,7 +4,7 @@
 //! // use my_plugins as _;      your crate of plugins
 //! use taq_plugins as _; //     the built-in ones, if you want them
 //!
-//! fn main() -> std::process::ExitCode {
+//! fn main() {
 //!     taq_cli::main()
 //! }
 //! ```
@@ -18,12 +18,13 @@ mod output;
 mod panic;
 mod plot;
 mod progress;
+mod report;
+mod results;
 mod settings_table;
 mod terminal;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -31,11 +32,11 @@ use crate::args::Cli;
 use crate::error::{BAD_INPUT, DEFECT, SUCCESS};
 use crate::terminal::Terminal;
 
-/// Runs the command line with the plugins that are linked into this program.
+/// Runs the command line with the plugins that are linked into this program, and ends it.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong input, 70 a defect (a panic), 130 stopped by Ctrl-C.
-pub fn main() -> ExitCode {
-    ExitCode::from(run(std::env::args_os()))
+pub fn main() -> ! {
+    mlx_host::exit(run(std::env::args_os()))
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {

@@ -1,9 +1,7 @@
 //! The `taq` command: the built-in plugins and the command line.
 
-use std::process::ExitCode;
-
 use taq_plugins as _;
 
-fn main() -> ExitCode {
+fn main() {
     taq_cli::main()
 }

@@ -4,8 +4,19 @@ mod common;
 
 use common::taq;
 
-const COMMANDS: [&str; 10] =
-    ["run", "calibrate", "observe", "decide", "round", "generate", "plot", "plugins", "schema", "doctor"];
+const COMMANDS: [&str; 11] = [
+    "run",
+    "calibrate",
+    "observe",
+    "decide",
+    "round",
+    "generate",
+    "plot",
+    "report",
+    "plugins",
+    "schema",
+    "doctor",
+];
 
 #[test]
 fn help_names_every_command() {

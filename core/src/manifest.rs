@@ -232,7 +232,7 @@ pub struct RoundSettings {
     pub bits_w: Option<u8>,
     /// What shares a step size.
     pub granularity: Granularity,
-    /// Whether grids are symmetric around 0.
+    /// Whether grids are symmetric around 0, without zero points.
     pub symmetric: bool,
     /// Calibration rows (an image at a timestep, with and without its prompt) to learn from, chosen over all images and
     /// timesteps.
@@ -257,8 +257,8 @@ impl Default for RoundSettings {
             rounder: PluginChoice::named("adaround"),
             bits_w: None,
             granularity: Granularity::Channel,
-            symmetric: true,
-            rows: 256,
+            symmetric: false,
+            rows: 1024,
             held_out_rows: 32,
             loss: Loss::default(),
             blocks: None,

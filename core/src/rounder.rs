@@ -97,7 +97,7 @@ pub struct RoundedLayer {
     /// One step size per group, row-major `[out_features, groups]`; a single one on a per-tensor grid.
     pub scale: Vec<f32>,
     /// One zero point per group; all 0 on a symmetric grid.
-    pub zero_point: Vec<i8>,
+    pub zero_point: Vec<f32>,
     /// What was learned of its input; `None`: the plan holds.
     pub learned: Option<LearnedInput>,
 }

@@ -13,7 +13,7 @@
 use std::time::Instant;
 
 use taq_core::mlx_rs::{Array, Device, ops, random, transforms};
-use taq_core::quant::{Clipping, Granularity, Grid, InputGrids, QuantizedLayer};
+use taq_core::quant::{Clipping, Grid, InputGrids, QuantizedLayer};
 use taq_core::registry::Registry;
 use taq_core::{
     Batch, BlockJob, BlockSpec, Context, LayerGradients, LayerJob, LayerSpec, Reconstruction, Result, Role,
@@ -106,7 +106,7 @@ fn main() -> Result<()> {
         post_gelu: false,
     };
     let block = BlockSpec { id: "linear".into(), layers: vec![spec.clone()] };
-    let grid = Grid::new(4, Granularity::Channel, true)?;
+    let grid = Grid::channel(4)?;
     let layers =
         [LayerJob { spec, weight: linear.weight.clone(), grid, input: InputGrids::new(vec![8], &[1.0])? }];
     let job = BlockJob { block: &block, layers: &layers, reconstruction: &linear };

@@ -1,7 +1,5 @@
 //! The policy of the README: a bit policy and a host that knows it, in one file.
 
-use std::process::ExitCode;
-
 use taq_core::{BitPolicy, LayerPlan, PolicyPlan, PolicyRequest, Result, Role, register};
 use taq_plugins as _;
 
@@ -22,6 +20,6 @@ impl BitPolicy for CarefulKeys {
 
 register!(Policy, "careful-keys", Settings, |_| Ok(CarefulKeys), "Eight-bit keys, four bits elsewhere.");
 
-fn main() -> ExitCode {
+fn main() {
     taq_cli::main()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mlx_rs::Array;
 use serde_json::{Value, json};
 use taq_core::artifacts::{Npz, RunFolder};
-use taq_core::quant::{Clipping, Granularity, Grid, nearest};
+use taq_core::quant::{Clipping, Grid, nearest};
 use taq_core::registry::Registry;
 use taq_core::{Conditioning, LinearCall, Model, Result, Tap};
 use taq_plugins as _;
@@ -119,7 +119,7 @@ fn the_numbers_are_those_of_a_plain_computation() {
     let manifest: Value = serde_json::from_slice(&std::fs::read(run.join("manifest.json")).unwrap()).unwrap();
     let folder = RunFolder::open(&run).unwrap();
     let (layer, post_gelu) = ("mm2.img.attn.v_proj", "mm4.txt.mlp.fc2");
-    let grid = Grid::new(3, Granularity::Channel, true).unwrap();
+    let grid = Grid::channel(3).unwrap();
     let rounded = nearest(&model.weight(&layer.into()).unwrap(), &grid, Clipping::Mse).unwrap().dequantize();
     let rounded = rounded.unwrap();
     let (mut weight, mut input) = (BTreeMap::new(), BTreeMap::new());

@@ -11,6 +11,7 @@ mod plot;
 mod plugins;
 mod policy;
 mod profile;
+mod report;
 mod round;
 mod run;
 mod schema;
@@ -29,6 +30,7 @@ pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
 pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use profile::ProfileArgs;
+pub(crate) use report::ReportArgs;
 pub(crate) use round::RoundArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use schema::SchemaArgs;
@@ -49,6 +51,7 @@ pub(crate) use session::SessionArgs;
                   taq run pipelines/emoji-w4a8.toml      a whole pipeline\n  \
                   taq calibrate --num-images 16          the stages one by one, in ./run\n  \
                   taq plot --run runs/emoji-w4a8         figures of what it found\n  \
+                  taq report --run runs/emoji-w4a8       all of it in one HTML file\n  \
                   taq plugins rounder                    what can be chosen\n  \
                   taq plugins show adaround              and its settings\n  \
                   taq doctor                             is this machine set up well?\n\n\
@@ -103,6 +106,7 @@ pub(crate) enum Command {
     Round(RoundArgs),
     Generate(GenerateArgs),
     Plot(PlotArgs),
+    Report(ReportArgs),
     Plugins(PluginsArgs),
     Policy(PolicyArgs),
     Schema(SchemaArgs),

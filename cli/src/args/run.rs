@@ -47,6 +47,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) plots: bool,
 
+    /// Write a report of all stages when done, as `taq report` does: report.html
+    #[arg(long)]
+    pub(crate) report: bool,
+
     /// Throw away results of other inputs or settings instead of refusing to go on
     #[arg(long)]
     pub(crate) force: bool,

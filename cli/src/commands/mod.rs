@@ -5,6 +5,7 @@ mod plot;
 mod plugins;
 mod policy;
 mod profile;
+mod report;
 mod schema;
 mod scores;
 mod sensitivity;
@@ -45,6 +46,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
         Command::Plot(args) => plot::plot(&args),
+        Command::Report(args) => report::report(&args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),
         Command::Policy(args) => policy::policy(host, &args),
         Command::Schema(args) => schema::schema(&args),

@@ -7,7 +7,7 @@ use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Sensitivities, Session};
 use taq_core::{Context, Error, Result};
 
-use super::{Host, plot, profile, scores, sensitivity};
+use super::{Host, plot, profile, report, scores, sensitivity};
 use crate::args::{
     CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, ProfileArgs, RoundArgs, RunArgs,
     SensitivityArgs, SessionArgs,
@@ -16,6 +16,7 @@ use crate::error::Failure;
 use crate::interrupt;
 use crate::output::{Table, bytes, print, seconds, terminal_width};
 use crate::progress::Reporter;
+use crate::results::scores::Scores;
 
 /// `taq calibrate`.
 pub(crate) fn calibrate(host: Host, args: &CalibrateArgs) -> Result<(), Failure> {
@@ -105,12 +106,15 @@ pub(crate) fn run(host: Host, args: &RunArgs) -> Result<(), Failure> {
         let session = open(host, &choice, RunFolder::create(root)?, args.force)?;
         let done = |o: &Outcome| tracing::info!("{}: {} in {}", o.stage, state(o), seconds(o.seconds));
         let outcomes = kept(&session, &choice, || pipeline::run(&session, &manifest, done))?;
-        report(&outcomes, root)
+        table(&outcomes, root)
     })?;
     if manifest.generate.is_some() {
         print(&scores(root)?)?;
     }
-    if args.plots { plot::after_run(root) } else { Ok(()) }
+    if args.plots {
+        plot::after_run(root)?;
+    }
+    if args.report { report::after_run(root) } else { Ok(()) }
 }
 
 fn state(outcome: &Outcome) -> &'static str {
@@ -120,10 +124,8 @@ fn state(outcome: &Outcome) -> &'static str {
 /// How well each variant did, from the report that `generate` wrote: the figures, and below them their intervals.
 fn scores(root: &Path) -> Result<String> {
     let report: Report = read_document(&RunFolder::open(root)?.report_json())?;
-    if report.variants.is_empty() && report.evaluator.is_none() {
-        return Ok(String::new());
-    }
-    Ok(format!("\n{}", scores::table(&report).render(terminal_width())))
+    let table = |scores: Scores| format!("\n{}", scores::table(&scores).render(terminal_width()));
+    Ok(Scores::of(&report).map(table).unwrap_or_default())
 }
 
 /// A stage that reads what others wrote does not create the folder.
@@ -142,7 +144,7 @@ fn stage(
     let choice = args.choice(&host.registry)?;
     let session = open(host, &choice, RunFolder::create(&args.run)?, args.force)?;
     let outcome = kept(&session, &choice, || work(&session))?;
-    report(&[outcome], &args.run)
+    table(&[outcome], &args.run)
 }
 
 pub(super) fn open(host: Host, choice: &SessionChoice, run: RunFolder, force: bool) -> Result<Session> {
@@ -190,7 +192,7 @@ fn no_traces(root: &Path, work: impl FnOnce() -> Result<(), Failure>) -> Result<
 }
 
 /// What the stages did, as a table on stdout, and where the results lie.
-fn report(outcomes: &[Outcome], root: &Path) -> Result<(), Failure> {
+fn table(outcomes: &[Outcome], root: &Path) -> Result<(), Failure> {
     let mut table = Table::new(&["STAGE", "", "TIME", "PEAK MEMORY", "WHAT"]).right(2).right(3);
     for o in outcomes {
         table.row([

@@ -1,18 +1,14 @@
 //! Figures of a run: what calibration saw, what was planned, how rounding went.
 //!
-//! A figure ([`figures`]) takes what it needs from the run folder's files ([`sources`]) and becomes sheets; a sheet
+//! A figure ([`figures`]) takes what it needs from the run folder's files ([`Sources`]) and becomes sheets; a sheet
 //! is drawn on a [`canvas`], as PNG, SVG or both, by the same instructions. No model is loaded.
 
 mod axis;
 mod canvas;
 mod figures;
 mod heatmap;
-mod layers;
-mod moments;
 mod panel;
 mod raster;
-mod sources;
-mod statistics;
 mod style;
 mod text;
 
@@ -23,10 +19,13 @@ use taq_core::artifacts::{RunFolder, atomic_write_bytes};
 use taq_core::registry::near;
 use taq_core::{Error, LayerId, Result, choose_layers};
 
+use crate::results::layers;
+use crate::results::sources::Sources;
+use crate::results::statistics::{Statistics, spread};
 use figures::{FIGURES, Figure, From, Sheet};
-use sources::{Choice, Sources};
-use statistics::{Statistics, spread};
 
+/// The command, in errors.
+const STAGE: &str = "plot";
 /// Snapshots unless steps are asked for.
 const SNAPSHOTS: usize = 5;
 /// Layers of figures that show one layer each, unless layers are asked for: those that vary most …
@@ -56,6 +55,14 @@ pub(crate) struct Request {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// What of a run is drawn.
+struct Choice {
+    /// Layers of the figures that show one layer each.
+    layers: Vec<LayerId>,
+    /// Positions of the snapshots among the statistics' steps.
+    snapshots: Vec<usize>,
+}
+
 /// A figure that was drawn.
 pub(crate) struct Drawn {
     pub(crate) about: &'static str,
@@ -71,7 +78,7 @@ pub(crate) fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub(crate) fn draw(run: RunFolder, request: &Request) -> Result<Vec<Drawn>> {
     let out = request.out.clone().unwrap_or_else(|| run.plots());
     let named = request.figures.as_deref().map(named).transpose()?;
-    let sources = Sources::open(run, request.quant_config.as_deref())?;
+    let sources = Sources::open(run, STAGE, request.quant_config.as_deref())?;
     let mut chosen = match named {
         Some(figures) => figures,
         None => usual(&sources)?,
@@ -94,7 +101,7 @@ pub(crate) fn draw(run: RunFolder, request: &Request) -> Result<Vec<Drawn>> {
 /// Draws what rounding left behind: losses, errors, integers.
 pub(crate) fn rounding(run: RunFolder) -> Result<Vec<Drawn>> {
     let out = run.plots();
-    let sources = Sources::rounding(run)?;
+    let sources = Sources::rounding(run, STAGE)?;
     let choice = Choice { layers: Vec::new(), snapshots: Vec::new() };
     let figures = FIGURES.iter().filter(|f| f.from == From::Weights);
     let sheets = figures.map(|f| Ok((f, (f.sheets)(&sources, &choice)?))).collect::<Result<Vec<_>>>()?;

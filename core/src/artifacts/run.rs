@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::atomic::sweep;
 use super::lock::FolderLock;
+use crate::manifest::Variant;
 use crate::{BlockId, Error, LayerId, Result};
 
 /// A run's folder.
@@ -232,6 +233,11 @@ impl RunFolder {
         self.root.join("generated")
     }
 
+    /// An image of one variant of `generate`.
+    pub fn generated_image(&self, variant: Variant, image: usize) -> PathBuf {
+        self.generated().join(variant.name()).join(format!("{image:04}.png"))
+    }
+
     /// A path below the run folder as the documents write it, with `/`.
     pub fn relative(&self, path: &Path) -> String {
         let path = path.strip_prefix(&self.root).unwrap_or(path);
@@ -241,6 +247,11 @@ impl RunFolder {
     /// The report for programs.
     pub fn report_json(&self) -> PathBuf {
         self.root.join("report.json")
+    }
+
+    /// The report for people.
+    pub fn report_html(&self) -> PathBuf {
+        self.root.join("report.html")
     }
 
     /// What a stage depended on, and whether it is done.
@@ -281,7 +292,12 @@ mod tests {
         assert_eq!(relative(run.weights_config()), "quantized_weights/config.json");
         assert_eq!(relative(run.block_weights(&"mm3".into())), "quantized_weights/weights/mm3.npz");
         assert_eq!(relative(run.block_weights(&"../x".into())), "quantized_weights/weights/.._x.npz");
+        assert_eq!(
+            relative(run.generated_image(Variant::FullPrecision, 3)),
+            "generated/full-precision/0003.png"
+        );
         assert_eq!(relative(run.report_json()), "report.json");
+        assert_eq!(relative(run.report_html()), "report.html");
         assert_eq!(relative(run.stage("calibrate")), "stages/calibrate.json");
     }
 

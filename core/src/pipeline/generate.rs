@@ -20,7 +20,7 @@ use crate::evaluator::Evaluator;
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::plan::QuantConfig;
-use crate::quant::{Clipping, Granularity, Grid, nearest};
+use crate::quant::{Clipping, Grid, nearest};
 use crate::{Error, Identity, Result, Schedule, Tap};
 
 /// Prompts when none are given.
@@ -250,7 +250,7 @@ fn layers(
             (Some(&grid), _) => grid,
             // A block that `round` was told to leave alone stays in full precision here too.
             (None, true) => continue,
-            (None, false) => Grid::new(plan.weight_bits[&layer.id], Granularity::Channel, true)?,
+            (None, false) => Grid::channel(plan.weight_bits[&layer.id])?,
         };
         let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
         layers.insert(layer.id.clone(), activations.layer(&layer.id, weight)?);
@@ -295,7 +295,7 @@ fn save(session: &Session, job: &Job, variant: Variant, generated: &Generated) -
             ("steps", &steps),
             ("cfg_weight", &cfg),
         ];
-        image.write_png(&folder.join(format!("{index:04}.png")), &metadata)?;
+        image.write_png(&session.run.generated_image(variant, index), &metadata)?;
     }
     write_npz(&folder.join("latents.npz"), |npz| npz.array("latents", &generated.latents))
 }

@@ -36,13 +36,9 @@ pub struct Grid {
     /// How many weights share a step size.
     #[serde(default)]
     pub granularity: Granularity,
-    /// Whether the zero point is 0 and both ends lie equally far from it.
-    #[serde(default = "yes")]
+    /// Whether the zero point is 0, so that both ends lie about equally far from it.
+    #[serde(default)]
     pub symmetric: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// How a grid divides a weight. Every group is one contiguous run of the row-major weight.
@@ -64,6 +60,11 @@ impl Grid {
         Ok(grid)
     }
 
+    /// What is used where nothing else is asked for: a step size and a zero point for each output channel.
+    pub fn channel(bits: u8) -> Result<Self> {
+        Self::new(bits, Granularity::Channel, false)
+    }
+
     /// Smallest integer, −2^(bits − 1).
     pub fn qmin(&self) -> i8 {
         (-(1_i16 << (self.bits - 1))) as i8
@@ -75,10 +76,10 @@ impl Grid {
     }
 
     /// The integer of one finite weight on this grid: the nearest, within the range.
-    pub fn integer(&self, weight: f32, scale: f32, zero_point: i8) -> i8 {
-        let (zero, low, high) = (f32::from(zero_point), f32::from(self.qmin()), f32::from(self.qmax()));
+    pub fn integer(&self, weight: f32, scale: f32, zero_point: f32) -> i8 {
         // Clamped to whole numbers first, which changes nothing and keeps the rounding exact.
-        (round_small((weight / scale).clamp(low - zero, high - zero)) + zero) as i8
+        let (low, high) = (f32::from(self.qmin()), f32::from(self.qmax()));
+        round_small((weight / scale + zero_point).clamp(low, high)) as i8
     }
 
     /// Whether the grid is sound and fits the layer; the error names the layer and its shape.
@@ -204,10 +205,10 @@ mod tests {
     #[test]
     fn documents() {
         let grid = |text: &str| toml::from_str::<Grid>(text);
-        assert_eq!(grid("bits = 4").unwrap(), Grid::new(4, Granularity::Channel, true).unwrap());
+        assert_eq!(grid("bits = 4").unwrap(), Grid::channel(4).unwrap());
         assert_eq!(
-            grid("bits = 3\ngranularity = { group = 64 }\nsymmetric = false").unwrap(),
-            Grid::new(3, Granularity::Group(64), false).unwrap()
+            grid("bits = 3\ngranularity = { group = 64 }\nsymmetric = true").unwrap(),
+            Grid::new(3, Granularity::Group(64), true).unwrap()
         );
         assert_eq!(grid("bits = 8\ngranularity = \"tensor\"").unwrap().granularity, Granularity::Tensor);
         assert!(grid("bits = 8\ngranulrity = \"tensor\"").is_err());

@@ -3,16 +3,18 @@
 //! This module is the only place in taq where a quantization formula stands. A weight is quantized as
 //!
 //! ```text
-//! q = clamp(round(w / s) + z, qmin, qmax)        ŵ = (q − z) · s
+//! q = clamp(round(w / s + z), qmin, qmax)        ŵ = (q − z) · s
 //! ```
 //!
 //! with one step size s and one zero point z per group of weights ([`Granularity`]), q in the signed range
-//! −2^(b−1) … 2^(b−1) − 1 of b bits, and `round` to the nearest integer, ties to even (as numpy's `rint`).
+//! −2^(b−1) … 2^(b−1) − 1 of b bits, and `round` to the nearest integer, ties to even (as numpy's `rint`). z need not be an
+//! integer (as in HQQ and in MLX, whose bias is −z · s): a weight that is as often positive as negative wants no point
+//! at 0, but one on either side, which matters where points are few.
 //!
 //! | grid | step size s | zero point z |
 //! |---|---|---|
 //! | symmetric | absmax / (2^(b−1) − 1) | 0 |
-//! | asymmetric | (max(hi, 0) − min(lo, 0)) / (2^b − 1) | qmin − round(min(lo, 0) / s) |
+//! | asymmetric | (max(hi, 0) − min(lo, 0)) / (2^b − 1) | qmin − min(lo, 0) / s |
 //!
 //! Activations are quantized symmetrically around a shift, with one step size per row of the batch
 //! ([`fake_quantize`]) and so per timestep ([`InputGrids`]).
@@ -24,6 +26,7 @@ mod matrix;
 mod nearest;
 mod pack;
 mod params;
+mod refine;
 mod rounded;
 
 pub use fake::{QDrop, RowGrids, fake_quantize};

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Layout};
+use super::refine::refine;
 use super::round_small;
 use crate::Result;
 
@@ -28,8 +29,8 @@ pub struct GridParams {
     /// One step size per group, row-major `[out_features, groups_per_row]`; a single one on a per-tensor grid.
     /// Finite and greater than 0.
     pub scale: Vec<f32>,
-    /// One zero point per group, within the integer range; all 0 on a symmetric grid.
-    pub zero_point: Vec<i8>,
+    /// One zero point per group, finite; all 0 on a symmetric grid.
+    pub zero_point: Vec<f32>,
     /// Groups in a row.
     pub groups_per_row: usize,
 }
@@ -39,8 +40,21 @@ impl GridParams {
     pub fn fit(weight: &[f32], shape: [usize; 2], grid: &Grid, clipping: Clipping) -> Result<Self> {
         match clipping {
             Clipping::Absmax => Self::fit_absmax(weight, shape, grid),
-            Clipping::Mse => Self::fit_mse(weight, shape, grid, 2.0),
+            Clipping::Mse => {
+                let mut fitted = Self::fit_mse(weight, shape, grid, 2.0)?;
+                fitted.refine(weight, grid);
+                Ok(fitted)
+            }
         }
+    }
+
+    /// Lowers the squared error further, from here to the best grid nearby.
+    fn refine(&mut self, weight: &[f32], grid: &Grid) {
+        let group_len = weight.len() / self.scale.len().max(1);
+        let params = self.scale.par_iter_mut().zip(&mut self.zero_point);
+        params.zip(weight.par_chunks(group_len.max(1))).for_each(|((scale, zero), group)| {
+            (*scale, *zero) = refine(group, grid, (*scale, *zero));
+        });
     }
 
     /// The grid on which no weight is clipped: by absmax if symmetric, by minimum and maximum (0 included) if
@@ -88,7 +102,7 @@ impl GridParams {
         Ok(Self::collect(layout, fitted))
     }
 
-    fn collect(layout: Layout, fitted: Vec<(f32, i8)>) -> Self {
+    fn collect(layout: Layout, fitted: Vec<(f32, f32)>) -> Self {
         let (scale, zero_point) = fitted.into_iter().unzip();
         Self { scale, zero_point, groups_per_row: layout.groups_per_row }
     }
@@ -100,15 +114,14 @@ fn range(group: &[f32]) -> (f32, f32) {
 }
 
 /// Step size and zero point for a range that holds 0, shrunk by `ratio`.
-fn affine(grid: &Grid, (low, high): (f32, f32), ratio: f32) -> (f32, i8) {
+fn affine(grid: &Grid, (low, high): (f32, f32), ratio: f32) -> (f32, f32) {
     let (qmin, qmax) = (f64::from(grid.qmin()), f64::from(grid.qmax()));
     let (low, high) = (f64::from(low * ratio), f64::from(high * ratio));
     if grid.symmetric {
-        (step_size(high.max(-low) / qmax), 0)
+        (step_size(high.max(-low) / qmax), 0.0)
     } else {
         let scale = step_size((high - low) / (qmax - qmin));
-        // Within the range by construction; the cast saturates where rounding went one too far.
-        (scale, (qmin - (low / f64::from(scale)).round_ties_even()).clamp(qmin, qmax) as i8)
+        (scale, (qmin - low / f64::from(scale)) as f32)
     }
 }
 
@@ -118,10 +131,9 @@ fn step_size(scale: f64) -> f32 {
 }
 
 /// Σ|w − ŵ|^p, or infinity as soon as it is clear that it exceeds `limit`.
-fn error(group: &[f32], grid: &Grid, (scale, zero): (f32, i8), p: f32, limit: f64) -> f64 {
-    let low = f32::from(grid.qmin()) - f32::from(zero);
-    let high = f32::from(grid.qmax()) - f32::from(zero);
-    let off = |w: f32| w - round_small((w / scale).clamp(low, high)) * scale;
+pub(super) fn error(group: &[f32], grid: &Grid, (scale, zero): (f32, f32), p: f32, limit: f64) -> f64 {
+    let (low, high) = (f32::from(grid.qmin()), f32::from(grid.qmax()));
+    let off = |w: f32| w - (round_small((w / scale + zero).clamp(low, high)) - zero) * scale;
     let mut total = 0.0;
     for part in group.chunks(256) {
         let mut lanes = [0.0_f32; 8];
@@ -147,11 +159,11 @@ fn error(group: &[f32], grid: &Grid, (scale, zero): (f32, i8), p: f32, limit: f6
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::quant::{Granularity, round_nearest};
 
-    fn random(seed: u32, n: usize) -> Vec<f32> {
+    pub(in crate::quant) fn random(seed: u32, n: usize) -> Vec<f32> {
         let mut rng = rand_mt::Mt::new(seed);
         let mut uniform = || f64::from(rng.next_u32()) / 4_294_967_296.0;
         (0..n).map(|_| ((0..6).map(|_| uniform()).sum::<f64>() - 3.0) as f32).collect()
@@ -169,17 +181,17 @@ mod tests {
         assert_eq!(fit(Granularity::Tensor).scale, [2.0]);
         assert_eq!(fit(Granularity::Group(2)).scale, [0.5, 2.0 / 7.0, 1.0, 1.0, 1.0, 2.0]);
         assert_eq!(fit(Granularity::Group(2)).groups_per_row, 2);
-        assert_eq!(fit(Granularity::Channel).zero_point, [0, 0, 0]);
+        assert_eq!(fit(Granularity::Channel).zero_point, [0.0; 3]);
     }
 
     #[test]
     fn asymmetric_minmax_by_hand() {
-        // lo = -1, hi = 2: s = 3/15, z = -8 - round(-1/0.2) = -3; then all positive, all negative, constant.
+        // lo = -1, hi = 2: s = 3/15, z = -8 + 1/0.2 = -3; then all positive, all negative, constant.
         let w = [-1.0_f32, 2.0, 3.0, 6.0, -1.5, -0.5, 0.25, 0.25];
         let p =
             GridParams::fit_absmax(&w, [4, 2], &Grid::new(4, Granularity::Channel, false).unwrap()).unwrap();
         assert_eq!(p.scale, [0.2, 0.4, 0.1, 0.25 / 15.0]);
-        assert_eq!(p.zero_point, [-3, -8, 7, -8]);
+        assert_eq!(p.zero_point, [-3.0, -8.0, 7.0, -8.0]);
     }
 
     #[test]
@@ -227,10 +239,10 @@ mod tests {
                 (high.max(-low) * ratio / qmax, 0.0)
             } else {
                 let s = (high - low) * ratio / (qmax - qmin);
-                (s, (qmin - (low * ratio / s).round_ties_even()).clamp(qmin, qmax))
+                (s, qmin - low * ratio / s)
             };
             let off = |w: f32| {
-                let q = ((f64::from(w) / scale).round_ties_even() + zero).clamp(qmin, qmax);
+                let q = (f64::from(w) / scale + zero).round_ties_even().clamp(qmin, qmax);
                 (f64::from(w) - (q - zero) * scale).abs().powf(p)
             };
             let error: f64 = group.iter().map(|&w| off(w)).sum();
@@ -278,7 +290,7 @@ mod tests {
         let grid = Grid::new(4, Granularity::Tensor, true).unwrap();
         let squared = |clipping| {
             let p = GridParams::fit(&w, [64, 64], &grid, clipping).unwrap();
-            error(&w, &grid, (p.scale[0], 0), 2.0, f64::INFINITY)
+            error(&w, &grid, (p.scale[0], 0.0), 2.0, f64::INFINITY)
         };
         assert!(squared(Clipping::Mse) < 0.5 * squared(Clipping::Absmax));
     }

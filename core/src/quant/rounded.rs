@@ -19,7 +19,7 @@ impl RoundedLayer {
             .zip(self.scale.par_iter().zip(&self.zero_point))
             .for_each(|((out, integers), (&scale, &zero))| {
                 for (value, &q) in out.iter_mut().zip(integers) {
-                    *value = f32::from(i16::from(q) - i16::from(zero)) * scale;
+                    *value = (f32::from(q) - zero) * scale;
                 }
             });
         values
@@ -58,7 +58,7 @@ impl RoundedLayer {
     }
 
     /// Whether these integers can be the layer's weight: its shape, as many numbers as the grid asks for,
-    /// integers within its range, step sizes finite and greater than 0, zero points 0 if it is symmetric; and the same
+    /// integers within its range, step sizes finite and greater than 0, zero points finite, and 0 if it is symmetric; and the same
     /// of what was learned of its input, for so many timesteps.
     pub fn validate(&self, layer: &LayerSpec, steps: usize) -> Result<()> {
         let what = format!("rounded weight of layer `{}`", layer.id);
@@ -92,27 +92,24 @@ impl RoundedLayer {
                 });
             }
         }
-        if !self.scale.iter().all(|s| s.is_finite()) {
-            return Err(Error::NotFinite { what: format!("{what}, scale") });
+        for (part, values) in [("scale", &self.scale), ("zero_point", &self.zero_point)] {
+            if !values.iter().all(|v| v.is_finite()) {
+                return Err(Error::NotFinite { what: format!("{what}, {part}") });
+            }
         }
         if let Some(i) = self.scale.iter().position(|s| *s <= 0.0) {
             let reason = format!("scale[{i}] = {}, expected a number greater than 0", self.scale[i]);
             return Err(Error::settings(what, reason));
         }
-        let (zero_low, zero_high) = if grid.symmetric { (0, 0) } else { (low, high) };
-        for (part, values, low, high) in [
-            ("weight_int", &self.weight_int, low, high),
-            ("zero_point", &self.zero_point, zero_low, zero_high),
-        ] {
-            if let Some(i) = values.iter().position(|q| *q < low || *q > high) {
-                return Err(Error::settings(
-                    what,
-                    format!(
-                        "{part}[{i}] = {}, expected {low} to {high} on a grid of {} bits",
-                        values[i], grid.bits
-                    ),
-                ));
-            }
+        if let Some(i) = self.weight_int.iter().position(|q| *q < low || *q > high) {
+            let (found, bits) = (self.weight_int[i], grid.bits);
+            let reason =
+                format!("weight_int[{i}] = {found}, expected {low} to {high} on a grid of {bits} bits");
+            return Err(Error::settings(what, reason));
+        }
+        if let Some(i) = self.zero_point.iter().position(|z| grid.symmetric && *z != 0.0) {
+            let reason = format!("zero_point[{i}] = {}, expected 0 on a symmetric grid", self.zero_point[i]);
+            return Err(Error::settings(what, reason));
         }
         Ok(())
     }
@@ -169,14 +166,14 @@ mod tests {
             shape: [2, 4],
             weight_int: vec![-8, 7, 0, 1, 2, 3, 4, 5],
             scale: vec![0.5, 1.0, 2.0, 4.0],
-            zero_point: vec![0, 1, -8, 5],
+            zero_point: vec![0.0, 1.0, -8.0, 5.5],
             learned: None,
         }
     }
 
     #[test]
     fn dequantizes_by_group() {
-        let values = [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -4.0, 0.0];
+        let values = [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -6.0, -2.0];
         let array = layer().dequantize().unwrap();
         assert_eq!(array.shape(), [2, 4]);
         assert_eq!(array.as_slice::<f32>(), values);
@@ -185,7 +182,7 @@ mod tests {
             shape: [1, 2],
             weight_int: vec![127, -128],
             scale: vec![1.0],
-            zero_point: vec![-128],
+            zero_point: vec![-128.0],
             learned: None,
         };
         assert_eq!(eight.values(), [255.0, 0.0]);
@@ -220,7 +217,7 @@ mod tests {
         );
         assert_eq!(
             message(&|l| l.grid.symmetric = true),
-            format!("{head}: zero_point[1] = 1, expected 0 to 0 on a grid of 4 bits")
+            format!("{head}: zero_point[1] = 1, expected 0 on a symmetric grid")
         );
         assert!(message(&|l| l.grid.bits = 9).contains("bits = 9"));
         let learned = |change: &dyn Fn(&mut LearnedInput)| {
@@ -259,7 +256,7 @@ mod tests {
             bias: vec![3.0; 4],
         });
         let learned = layer.quantized(&plan).unwrap();
-        assert_eq!(learned.weight.as_slice::<f32>(), [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -4.0, 0.0]);
+        assert_eq!(learned.weight.as_slice::<f32>(), [-4.0, 3.5, -1.0, 0.0, 20.0, 22.0, -6.0, -2.0]);
         assert_eq!(
             (learned.input.bits.as_slice(), learned.input.scale.as_slice::<f32>()),
             ([8, 4].as_slice(), [0.5, 0.25].as_slice())

@@ -1,5 +1,7 @@
 //! When a host kernel may stand in for MLX's own operations.
 
+use std::io::Write;
+
 use mlx_rs::{Array, Dtype, Stream, error::Exception};
 
 use crate::ffi;
@@ -7,6 +9,16 @@ use crate::ffi;
 /// Whether the default stream is the CPU's, so that host kernels can run.
 pub fn on_cpu() -> bool {
     ffi::is_cpu(&Stream::thread_local_or_default())
+}
+
+/// Ends the process with this code, and runs nothing that C++ registered to run at the end: CUDA's driver may already be
+/// shut down by then, and MLX's static destructors abort the process when it is. What is to be written must have been
+/// written; standard output is flushed here.
+pub fn exit(code: u8) -> ! {
+    // A closed pipe is no reason to end otherwise.
+    let _ = std::io::stdout().flush();
+    let _ = std::io::stderr().flush();
+    ffi::exit(code)
 }
 
 /// Whether the default stream is the CPU's and all arrays are `f32`.

@@ -9,6 +9,8 @@
 //! the same result. Their gradients cannot be differentiated again on the host.
 //!
 //! Results do not depend on the number of threads.
+//!
+//! [`on_cpu`] and [`exit`] belong to no kernel: they are what else taq needs of MLX's process-wide state.
 
 mod ffi;
 mod host;
@@ -17,7 +19,7 @@ mod kernels;
 mod simd;
 mod view;
 
-pub use host::on_cpu;
+pub use host::{exit, on_cpu};
 pub use kernel::{HostKernel, Vjp};
 pub use kernels::*;
 pub use view::{Element, View, ViewMut};

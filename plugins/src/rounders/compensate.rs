@@ -131,7 +131,7 @@ fn compensate(
                 let (scale, zero) = (params.scale[group], params.zero_point[group]);
                 let q = grid.integer(w, scale, zero);
                 integers[order[i]] = q;
-                let off = w - f32::from(i16::from(q) - i16::from(zero)) * scale;
+                let off = w - (f32::from(q) - zero) * scale;
                 let error = off / factor[i * columns + i];
                 errors[i] = error;
                 let following = &factor[i * columns + i + 1..i * columns + end];

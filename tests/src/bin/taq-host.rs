@@ -1,9 +1,7 @@
 //! A host of one's own, as a plugin author builds it: plugins linked by name, then taq's command line.
 
-use std::process::ExitCode;
-
 use taq_plugins as _;
 
-fn main() -> ExitCode {
+fn main() {
     taq_cli::main()
 }

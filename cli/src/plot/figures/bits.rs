@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use plotters::style::RGBColor;
-use taq_core::plan::QuantConfig;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{MISSING, SEQUENTIAL, shade};
+use crate::results::layers;
+use crate::results::plan::bits_table;
+use crate::results::sources::Sources;
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let plan = sources.plan()?;
@@ -20,7 +21,7 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let (steps, table) = table(plan, &ids);
+    let (steps, table) = bits_table(plan, &ids);
     let weights: Vec<Option<u8>> = ids.iter().map(|id| plan.weight_bits.get(id).copied()).collect();
     let labels: Vec<String> = steps
         .iter()
@@ -66,46 +67,4 @@ const WEIGHTS: f64 = 2.0;
 /// 2 bits dark, 8 bits light.
 fn colour(bits: u8) -> RGBColor {
     shade(&SEQUENTIAL, (f64::from(bits) - 2.0) / 6.0)
-}
-
-/// Steps with σ falling, and the bits of each layer at each of them.
-fn table(plan: &QuantConfig, ids: &[LayerId]) -> (Vec<usize>, Vec<Vec<Option<u8>>>) {
-    let mut steps: Vec<usize> = plan.per_timestep.keys().copied().collect();
-    let sigma = |step: &usize| plan.sigma_map.get(step).copied().unwrap_or(0.0);
-    steps.sort_by(|a, b| sigma(b).total_cmp(&sigma(a)));
-    let bits = |id: &LayerId, step: &usize| plan.per_timestep[step].get(id).map(|grid| grid.bits);
-    let table = ids.iter().map(|id| steps.iter().map(|step| bits(id, step)).collect()).collect();
-    (steps, table)
-}
-
-#[cfg(test)]
-mod tests {
-    use taq_core::plan::{ActivationGrid, PlanSummary, QUANT_CONFIG_FORMAT};
-
-    use super::*;
-
-    #[test]
-    fn steps_run_from_noise_to_image_and_gaps_stay_gaps() {
-        let grid = |bits| ActivationGrid { bits, absmax: 1.0, scale: 0.1, shift: false };
-        let at = |cells: &[(&str, u8)]| cells.iter().map(|&(id, b)| (id.into(), grid(b))).collect();
-        let plan = QuantConfig {
-            format: QUANT_CONFIG_FORMAT.into(),
-            model: String::new(),
-            policy: "p".into(),
-            weight_bits: [("a".into(), 4), ("b".into(), 8)].into(),
-            per_timestep: [(0, at(&[("a", 4), ("b", 6)])), (9, at(&[("a", 8)]))].into(),
-            sigma_map: [(0, 0.25), (9, 1.0)].into(),
-            summary: PlanSummary {
-                total_timesteps: 2,
-                total_layers: 2,
-                total_decisions: 4,
-                average_weight_bits: 6.0,
-                average_activation_bits: 6.0,
-                post_gelu_layers_with_shift: 0,
-            },
-        };
-        let (steps, table) = table(&plan, &["a".into(), "b".into()]);
-        assert_eq!(steps, [9, 0]);
-        assert_eq!(table, [[Some(8), Some(4)], [None, Some(6)]]);
-    }
 }

@@ -4,12 +4,13 @@ use taq_core::stats::quantile_f64;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::{Axis, number};
-use crate::plot::layers::file_part;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::Statistics;
 use crate::plot::style::{BLUE, GREEN, INK, RED, SIZE};
+use crate::results::layers::file_part;
+use crate::results::sources::Sources;
+use crate::results::statistics::Statistics;
 
 /// The share of channels that counts as outliers.
 const TOP: f64 = 0.02;

@@ -1,20 +1,18 @@
 //! `channel_ranges_<layer>`: smallest and largest value of every channel at a few steps.
 
-use taq_core::stats::quantile_f64;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers::file_part;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::{Channels, Statistics, spread};
 use crate::plot::style::{BLUE, INK, RED};
+use crate::results::layers::file_part;
+use crate::results::sources::Sources;
+use crate::results::statistics::{Channels, Statistics, spread};
 
 /// Steps in one figure.
 const STEPS: usize = 3;
-/// A channel is an outlier whose range is over so many times the median channel's.
-const OUTLIER: f64 = 2.5;
 
 pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
@@ -23,18 +21,10 @@ pub(super) fn sheets(sources: &Sources, choice: &Choice) -> Result<Vec<Sheet>> {
     choice.layers.iter().map(|layer| sheet(statistics, layer, &chosen)).collect()
 }
 
-/// Which channels are outliers.
-fn outliers(channels: &Channels) -> Vec<bool> {
-    let ranges: Vec<f64> =
-        channels.low.iter().zip(&channels.high).map(|(low, high)| f64::from(high - low)).collect();
-    let limit = OUTLIER * quantile_f64(&ranges, 0.5).unwrap_or(0.0);
-    ranges.into_iter().map(|range| range > limit).collect()
-}
-
 fn sheet(statistics: &Statistics, layer: &LayerId, chosen: &[usize]) -> Result<Sheet> {
     let panel = |&at: &usize| -> Result<(String, Channels, Vec<bool>)> {
         let channels = statistics.channels(at, layer)?;
-        let far = outliers(&channels);
+        let far = channels.outliers();
         let step = &statistics.steps[at];
         let count = far.iter().filter(|far| **far).count();
         let title =
@@ -72,18 +62,4 @@ fn sheet(statistics: &Statistics, layer: &LayerId, chosen: &[usize]) -> Result<S
         }
         Ok(())
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outliers_have_a_range_over_two_and_a_half_medians() {
-        let low = vec![-1.0, -0.5, 0.0, -2.0, -1.0];
-        let high = vec![1.0, 1.5, 2.0, 3.1, 4.0];
-        // Ranges 2, 2, 2, 5.1 and 5; the median is 2.
-        let channels = Channels { low, high, shift: None };
-        assert_eq!(outliers(&channels), [false, false, false, true, false]);
-    }
 }

@@ -3,11 +3,12 @@
 use taq_core::{LayerId, Result};
 
 use super::{Sheet, histogram};
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers::file_part;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{RED, SEQUENTIAL, SIZE, shade};
+use crate::results::layers::file_part;
+use crate::results::sources::Sources;
 
 /// Shares of the values per unit of the axis that get the darkest colour: so much less than the densest bin.
 const DECADES: f64 = 5.0;

@@ -2,20 +2,21 @@
 
 use taq_core::Result;
 
-use super::{Sheet, range_vs_timestep};
+use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::heatmap::{Heatmap, Scale, extent};
-use crate::plot::moments::Moments;
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::Statistics;
+use crate::results::moments::{AROUND_ZERO, Moments};
+use crate::results::sources::Sources;
+use crate::results::statistics::{Statistics, range};
 
 /// A row a layer, a column a step.
 type Table = Vec<Vec<Option<f64>>>;
 
 const FROM_HISTOGRAMS: &str = "Computed from the histograms of the values, each bin taken as evenly filled.";
 
-pub(super) fn range(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
+pub(super) fn ranges(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let rows = statistics.table(range_vs_timestep::range);
+    let rows = statistics.table(range);
     let values: Table = rows.into_iter().map(|row| row.into_iter().map(Some).collect()).collect();
     let scale = Scale::log(&values);
     let (title, unit) = ("Range of the layers' inputs", "largest − smallest value");
@@ -40,19 +41,17 @@ pub(super) fn std(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
 
 pub(super) fn negative_fraction(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
-    let known = |m: Moments| (m.around_zero <= KNOWN).then_some(100.0 * m.negative);
-    let Some(values) = table(statistics, known)? else { return Ok(Vec::new()) };
+    let Some(values) = table(statistics, |m| Some(100.0 * m.known_negative()?))? else {
+        return Ok(Vec::new());
+    };
     let scale = Scale::Linear { low: 0.0, high: 100.0 };
     let (name, title) = ("negative_fraction_heatmap", "Share of negative values in the layers' inputs");
     let about = format!(
         "{FROM_HISTOGRAMS} Grey: not known, for over {:.0} % of the values lie in the one bin that 0 lies in.",
-        100.0 * KNOWN
+        100.0 * AROUND_ZERO
     );
     Ok(vec![sheet(statistics, name, title, &about, "negative values, %", values, scale)])
 }
-
-/// The share of negative values is not shown where more than this lies in the bin that 0 lies in, as after GELU.
-const KNOWN: f64 = 0.2;
 
 /// One of the moments of every layer at every step; `None` if there are no histograms at all.
 fn table(statistics: &Statistics, value: impl Fn(Moments) -> Option<f64>) -> Result<Option<Table>> {

@@ -2,11 +2,13 @@
 
 use taq_core::Result;
 
-use super::{Sheet, loss_curves};
+use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{BLUE, INK, ORANGE, PALE, SIZE};
+use crate::results::rounding::{change, rounder};
+use crate::results::sources::Sources;
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let config = sources.weights()?;
@@ -18,7 +20,7 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     if blocks.is_empty() {
         return Ok(Vec::new());
     }
-    let rounder = loss_curves::rounder(&config.rounder);
+    let rounder = rounder(&config.rounder);
     let title = format!("Held-out error of every block: {}", config.model_version);
     let about = format!(
         "Mean squared error of a block's outputs on {} rows that nothing was learned from. Lower is better; the number \
@@ -43,22 +45,4 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
         }
         Ok(())
     })])
-}
-
-/// `−34 %`
-fn change(from: f64, to: f64) -> String {
-    let percent = if from > 0.0 { (to / from - 1.0) * 100.0 } else { 0.0 };
-    format!("{}{:.0} %", if percent.round() < 0.0 { "−" } else { "+" }, percent.abs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_have_a_sign() {
-        assert_eq!(change(2.0, 1.3), "−35 %");
-        assert_eq!(change(2.0, 2.5), "+25 %");
-        assert_eq!(change(0.0, 0.0), "+0 %");
-    }
 }

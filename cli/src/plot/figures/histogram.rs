@@ -5,13 +5,14 @@ use taq_core::stats::{Histogram, quantile_f64};
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::{Axis, number};
 use crate::plot::canvas::Painted;
-use crate::plot::layers::file_part;
 use crate::plot::panel::{Key, Mark, Panel, columns, grid, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::Statistics;
 use crate::plot::style::{BLUE, GREEN, RED};
+use crate::results::layers::file_part;
+use crate::results::sources::Sources;
+use crate::results::statistics::Statistics;
 
 const ABOUT: &str =
     "The outermost bins hold also what lies beyond them. A shifted grid is drawn around the mean shift.";

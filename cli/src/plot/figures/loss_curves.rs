@@ -1,13 +1,14 @@
 //! `loss_curves`: how learning went, block by block.
 
-use taq_core::pipeline::BlockMetrics;
 use taq_core::{LOSS_STRIDE, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{LINES, SEQUENTIAL, SIZE, shade};
+use crate::results::rounding::{curve, rounder};
+use crate::results::sources::Sources;
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let config = sources.weights()?;
@@ -41,35 +42,4 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
         }
         Ok(())
     })])
-}
-
-/// The rounder's name.
-pub(super) fn rounder(identity: &serde_json::Value) -> String {
-    identity.get("name").and_then(|n| n.as_str()).unwrap_or("a rounder").to_owned()
-}
-
-/// Iteration and loss; `None` where nothing was learned.
-fn curve(block: &BlockMetrics) -> Option<Vec<(f64, f64)>> {
-    let losses = &block.loss_history_stride100;
-    let points = losses.iter().enumerate().map(|(i, &loss)| ((i * LOSS_STRIDE) as f64, f64::from(loss)));
-    (!losses.is_empty()).then(|| points.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn losses_stand_at_their_iterations() {
-        let mut block = BlockMetrics {
-            block_name: "mm0".into(),
-            layers: Default::default(),
-            nearest_loss: 1.0,
-            final_loss: 0.5,
-            loss_history_stride100: vec![0.5, 0.25, 0.125],
-        };
-        assert_eq!(curve(&block).unwrap(), [(0.0, 0.5), (100.0, 0.25), (200.0, 0.125)]);
-        block.loss_history_stride100.clear();
-        assert_eq!(curve(&block), None);
-    }
 }

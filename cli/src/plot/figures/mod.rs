@@ -16,8 +16,9 @@ mod variability;
 
 use taq_core::Result;
 
+use super::Choice;
 use super::canvas::{Area, Painted};
-use super::sources::{Choice, Sources};
+use crate::results::sources::Sources;
 
 /// One file: its name without an extension, its size in pixels, and how it is drawn.
 pub(super) struct Sheet {
@@ -92,7 +93,7 @@ pub(super) const FIGURES: [Figure; 16] = [
         from: From::Statistics,
         usual: true,
         nothing: "there are no layers",
-        sheets: heatmaps::range,
+        sheets: heatmaps::ranges,
     },
     Figure {
         name: "heatmap-mean",

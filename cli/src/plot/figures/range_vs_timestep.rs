@@ -1,22 +1,19 @@
 //! `range_vs_timestep_all`, `_image`, `_text`: how the range of the layers' inputs goes with the noise level.
 
-use taq_core::stats::{LayerScalars, quantile_f64};
+use taq_core::stats::quantile_f64;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers::{Stream, stream};
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::Statistics;
 use crate::plot::style::{INK, LINES, PALE, SIZE};
+use crate::results::layers::{Stream, stream};
+use crate::results::sources::Sources;
+use crate::results::statistics::{Statistics, range};
 
 /// Layers with a colour of their own.
 const NAMED: usize = 5;
-
-pub(super) fn range(scalars: &LayerScalars) -> f64 {
-    f64::from(scalars.tensor_max) - f64::from(scalars.tensor_min)
-}
 
 pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let statistics = sources.statistics()?;
@@ -82,11 +79,5 @@ mod tests {
         let rows = [vec![1.0, 10.0], vec![3.0, 30.0], vec![2.0, 50.0], vec![9.0, 20.0]];
         assert_eq!(medians(&rows), [2.5, 25.0]);
         assert!(medians(&[]).is_empty());
-    }
-
-    #[test]
-    fn a_range_is_largest_less_smallest() {
-        let scalars = LayerScalars { tensor_min: -1.5, tensor_max: 4.0, ..LayerScalars::default() };
-        assert_eq!(range(&scalars), 5.5);
     }
 }

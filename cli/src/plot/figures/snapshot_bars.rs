@@ -3,11 +3,12 @@
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers::{Stream, stream};
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{SEQUENTIAL, shade};
+use crate::results::layers::{Stream, stream};
+use crate::results::sources::Sources;
 
 /// Width in pixels: more where there are many layers.
 fn width(layers: usize) -> u32 {

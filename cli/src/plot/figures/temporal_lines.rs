@@ -4,10 +4,11 @@ use taq_core::stats::LayerScalars;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
 use crate::plot::panel::{Key, Mark, Panel, columns, grid, header};
-use crate::plot::sources::{Choice, Sources};
 use crate::plot::style::{BLUE, GREEN, ORANGE, RED};
+use crate::results::sources::Sources;
 
 /// Panels in one file.
 const PANELS: usize = 12;

@@ -4,12 +4,13 @@ use plotters::style::RGBColor;
 use taq_core::{LayerId, Result};
 
 use super::Sheet;
+use crate::plot::Choice;
 use crate::plot::axis::Axis;
-use crate::plot::layers::{Stream, stream};
 use crate::plot::panel::{Key, Mark, Panel, header};
-use crate::plot::sources::{Choice, Sources};
-use crate::plot::statistics::variability;
 use crate::plot::style::{BLUE, FAINT, GREEN, INK, ORANGE, RED, SIZE};
+use crate::results::layers::{Stream, stream};
+use crate::results::sources::Sources;
+use crate::results::statistics::variability;
 
 /// Layers whose name stands beside their point.
 const NAMED: usize = 8;

@@ -86,7 +86,7 @@ pub(super) fn load_rounded<'a>(
                 weight_int: npz.vec(&name("weight_int"), &shape)?,
                 scale: npz.vec(&name("scale"), &groups)?,
                 zero_point: if grid.symmetric {
-                    vec![0; layout.groups]
+                    vec![0.0; layout.groups]
                 } else {
                     npz.vec(&name("zero_point"), &groups)?
                 },

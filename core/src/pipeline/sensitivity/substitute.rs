@@ -7,7 +7,7 @@ use mlx_rs::Array;
 use crate::pipeline::Session;
 use crate::pipeline::decide::{fill_in, step_indexes};
 use crate::pipeline::quantized::ActivationPlan;
-use crate::quant::{Clipping, Granularity, Grid, GridParams, InputGrids, nearest_with, to_matrix};
+use crate::quant::{Clipping, Grid, GridParams, InputGrids, nearest_with, to_matrix};
 use crate::stats::StatisticsIndex;
 use crate::{LayerId, LayerPlan, LayerSpec, LinearCall, Model, PolicyPlan, Result, Tap};
 
@@ -69,7 +69,7 @@ impl Widths {
         let mut all = Vec::with_capacity(self.len());
         let weight = model.weight(layer)?;
         for &bits in &self.weights {
-            let grid = Grid::new(bits, Granularity::Channel, true)?;
+            let grid = Grid::channel(bits)?;
             let key = (layer.clone(), bits);
             let params = match self.fitted.get(&key) {
                 Some(params) => params,

@@ -20,11 +20,11 @@ impl HardWeight {
     pub(in crate::rounders) fn new(rounded: RoundedLayer) -> Result<Self> {
         let groups = rounded.scale.len() as i32;
         let whole = [groups, rounded.weight_int.len() as i32 / groups];
-        let column = |values: &[i8]| Array::from_slice(values, &[groups, 1]).as_dtype(Dtype::Float32);
         let integers = Array::from_slice(&rounded.weight_int, &whole).as_dtype(Dtype::Float32)?;
         let start = Array::from_slice(&rounded.scale, &[groups, 1]);
+        let zero = Array::from_slice(&rounded.zero_point, &[groups, 1]);
         let theta = Variables::new(mlx_rs::ops::zeros_like(&start)?)?;
-        Ok(Self { integers: integers.subtract(column(&rounded.zero_point)?)?, rounded, start, theta })
+        Ok(Self { integers: integers.subtract(zero)?, rounded, start, theta })
     }
 
     fn scale(&self) -> Result<Array> {
@@ -73,7 +73,7 @@ mod tests {
             shape: [2, 4],
             weight_int: vec![-8, 7, 0, 1, 2, 3, 4, 5],
             scale: vec![0.5, 1.0, 2.0, 4.0],
-            zero_point: vec![0, 0, 1, -3],
+            zero_point: vec![0.0, 0.0, 1.0, -3.5],
             learned: None,
         };
         let target = RoundedLayer { scale: vec![0.6, 0.9, 2.1, 4.4], ..layer.clone() };

@@ -19,6 +19,16 @@ pub(in crate::rounders) fn rectified_sigmoid(v: f32) -> (f32, f32) {
     (at_most(at_least(stretched, 0.0), 1.0), if (stretched > 0.0) & (stretched < 1.0) { slope } else { 0.0 })
 }
 
+/// Where h(V) reaches 0 and 1: beyond −ln 11 … ln 11.
+const REACH: f32 = 2.397_895_3;
+
+/// The derivative of h at V, where h(V) is already known.
+#[inline(always)]
+pub(in crate::rounders) fn slope_at(v: f32, h: f32) -> f32 {
+    let sigmoid = (h - GAMMA) * (1.0 / (ZETA - GAMMA));
+    if v.abs() < REACH { (ZETA - GAMMA) * sigmoid * (1.0 - sigmoid) } else { 0.0 }
+}
+
 /// The V with h(V) = `fraction`, which lies in 0 … 1.
 pub(in crate::rounders) fn inverse(fraction: f32) -> f32 {
     -((ZETA - GAMMA) / (fraction - GAMMA) - 1.0).ln()
@@ -82,6 +92,7 @@ mod tests {
             assert!((f64::from(h) - h64(exact)).abs() < 1e-6, "h({v})");
             let finite = (h64(exact + 1e-5) - h64(exact - 1e-5)) / 2e-5;
             assert!((f64::from(slope) - finite).abs() < 1e-5, "h'({v}) = {slope}, by differences {finite}");
+            assert!((slope_at(v, h) - slope).abs() < 1e-6, "h'({v}) = {slope}, from h {}", slope_at(v, h));
         }
         assert_eq!(rectified_sigmoid(5.0), (1.0, 0.0));
         assert_eq!(rectified_sigmoid(-5.0), (0.0, 0.0));

@@ -370,7 +370,7 @@ fn looking_at_all_blocks_keeps_the_integers_and_lowers_the_error() {
             assert!(before.scale != after.scale && before.bias != after.bias);
         }
         let (before, after) = (held_out(&planted, &layers, &before), held_out(&planted, &layers, &after));
-        assert!(after < 0.97 * before, "seed {seed}: {before} became {after}");
+        assert!(after < 0.99 * before, "seed {seed}: {before} became {after}");
     }
 }
 

@@ -6,7 +6,7 @@ use mlx_rs::{Array, Dtype};
 use rayon::prelude::*;
 
 use super::super::math::{at_least, at_most};
-use super::super::soft::{rectified_sigmoid, regulariser_slope};
+use super::super::soft::{rectified_sigmoid, regulariser_slope, slope_at};
 use super::pass::{Frame, Numbers, State};
 
 /// Weights that a thread takes at a time.
@@ -21,7 +21,7 @@ pub(super) fn step(
 ) -> Result<Vec<Array>, Exception> {
     let (low, high) = (frame.low, frame.high);
     let kernel = HostKernel::new("adaround", move |inputs, outputs| {
-        let [base, scale, zero, gradient] = inputs else { unreachable!("four inputs") };
+        let [base, scale, zero, gradient, old] = inputs else { unreachable!("five inputs") };
         let [v, first, second, soft] = outputs else { unreachable!("four outputs") };
         let (scale, zero, base) = (scale.f32(), zero.f32(), base.data::<i16>());
         let group_len = base.len() / scale.len();
@@ -32,8 +32,9 @@ pub(super) fn step(
             .zip(soft.f32().par_chunks_mut(SHARE))
             .zip(base.par_chunks(SHARE))
             .zip(gradient.f32().par_chunks(SHARE))
+            .zip(old.f32().par_chunks(SHARE))
             .enumerate()
-            .for_each(|(part, (((((v, first), second), soft), base), gradient))| {
+            .for_each(|(part, ((((((v, first), second), soft), base), gradient), old))| {
                 let mut at = 0;
                 while at < v.len() {
                     let position = part * SHARE + at;
@@ -49,13 +50,15 @@ pub(super) fn step(
                         &mut second[part.clone()],
                         &mut soft[part.clone()],
                         &base[part.clone()],
-                        &gradient[part],
+                        &gradient[part.clone()],
+                        &old[part],
                     );
                 }
             });
     });
+    // Not in place: what a step computes may still need the old ones.
+    let inputs = [&frame.base, &frame.scale, &frame.zero, gradient, &state.soft];
     let state = [&state.v, &state.first, &state.second];
-    let inputs = [&frame.base, &frame.scale, &frame.zero, gradient];
     kernel.call_in_place(&state, &inputs, &[(frame.base.shape(), Dtype::Float32)])
 }
 
@@ -74,7 +77,7 @@ const BLOCK: usize = 256;
 
 /// One step of Adam on V and the soft weights of the new V.
 ///
-/// In stages, since one long chain of dependent operations would leave the processor waiting: short loops let it work
+/// h of the present V is taken from the present soft weights, `old`, which saves an exponential. In stages, since one long chain of dependent operations would leave the processor waiting: short loops let it work
 /// on several weights at once. Compiled for several instruction sets, of which the best is taken at run time. None has
 /// fused operations, so that the result is the same everywhere.
 #[multiversion::multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
@@ -86,22 +89,25 @@ fn sweep<const REGULARISED: bool>(
     soft: &mut [f32],
     base: &[i16],
     gradient: &[f32],
+    old: &[f32],
 ) {
     let Run { low, high, scale, zero, numbers: Numbers { adam, gain, lambda, beta } } = *run;
-    let gain = gain * scale;
+    let (gain, per_step) = (gain * scale, 1.0 / scale);
     let (mut rounding, mut slopes, mut towards) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
     let variables = v.chunks_mut(BLOCK).zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK));
-    let given = base.chunks(BLOCK).zip(gradient.chunks(BLOCK));
-    for ((((v, first), second), soft), (base, gradient)) in variables.zip(soft.chunks_mut(BLOCK)).zip(given) {
+    let given = base.chunks(BLOCK).zip(gradient.chunks(BLOCK)).zip(old.chunks(BLOCK));
+    for ((((v, first), second), soft), ((base, gradient), old)) in
+        variables.zip(soft.chunks_mut(BLOCK)).zip(given)
+    {
         let n = v.len();
         let (rounding, slopes, towards) = (&mut rounding[..n], &mut slopes[..n], &mut towards[..n]);
         let (first, second, soft) = (&mut first[..n], &mut second[..n], &mut soft[..n]);
-        let (base, gradient) = (&base[..n], &gradient[..n]);
+        let (base, gradient, old) = (&base[..n], &gradient[..n], &old[..n]);
         for i in 0..n {
             let base = f32::from(base[i]);
-            let (h, slope) = rectified_sigmoid(v[i]);
+            let h = old[i] * per_step + (zero - base);
             rounding[i] = h;
-            slopes[i] = if (base >= low) & (base < high) { slope } else { 0.0 };
+            slopes[i] = if (base >= low) & (base < high) { slope_at(v[i], h) } else { 0.0 };
         }
         for i in 0..n {
             towards[i] = gradient[i] * gain;

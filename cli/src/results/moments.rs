@@ -2,20 +2,23 @@
 
 use taq_core::stats::Histogram;
 
+/// The share of negative values is not known where more than this lies in the bin that 0 lies in, as after GELU.
+pub(crate) const AROUND_ZERO: f64 = 0.2;
+
 /// Mean, standard deviation and share of negative values, each bin taken as evenly filled.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Moments {
-    pub(super) mean: f64,
-    pub(super) std: f64,
+pub(crate) struct Moments {
+    pub(crate) mean: f64,
+    pub(crate) std: f64,
     /// 0 to 1; of the bin that 0 lies in, the part below 0.
-    pub(super) negative: f64,
+    pub(crate) negative: f64,
     /// Share of the values in that bin: by so much `negative` may be wrong at most.
-    pub(super) around_zero: f64,
+    pub(crate) around_zero: f64,
 }
 
 impl Moments {
     /// `None` of an empty histogram.
-    pub(super) fn of(histogram: &Histogram) -> Option<Self> {
+    pub(crate) fn of(histogram: &Histogram) -> Option<Self> {
         let total: u64 = histogram.counts.iter().sum();
         if total == 0 {
             return None;
@@ -38,6 +41,11 @@ impl Moments {
             }
         }
         Some(Self { mean: first, std: (second - first * first).max(0.0).sqrt(), negative, around_zero })
+    }
+
+    /// The share of negative values, 0 to 1, where the histogram is fine enough to tell.
+    pub(crate) fn known_negative(&self) -> Option<f64> {
+        (self.around_zero <= AROUND_ZERO).then_some(self.negative)
     }
 }
 
@@ -73,7 +81,7 @@ mod tests {
         let found = Moments::of(&histogram).unwrap();
         // A quarter lies in −2 … −1, and a third of the other three quarters below 0.
         assert!((found.negative - 0.5).abs() < 1e-12);
-        assert_eq!(found.around_zero, 0.75);
+        assert_eq!((found.around_zero, found.known_negative()), (0.75, None));
         assert!((found.mean - (0.25 * -1.5 + 0.75 * 0.5)).abs() < 1e-12);
         assert_eq!(Moments::of(&Histogram { counts: vec![0, 0], edges: vec![0.0, 1.0, 2.0] }), None);
     }

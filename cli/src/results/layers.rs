@@ -3,7 +3,7 @@
 use taq_core::LayerId;
 
 /// Sorts ids as people would: numbers by value, projections in the order of the forward pass.
-pub(super) fn sort(ids: &mut [LayerId]) {
+pub(crate) fn sort(ids: &mut [LayerId]) {
     ids.sort_by_cached_key(order);
 }
 
@@ -21,13 +21,13 @@ fn order(id: &LayerId) -> Vec<(String, u64)> {
 
 /// What a layer belongs to, where its id says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Image,
     Text,
 }
 
 /// The stream of a layer.
-pub(super) fn stream(id: &LayerId) -> Option<Stream> {
+pub(crate) fn stream(id: &LayerId) -> Option<Stream> {
     id.as_str().split('.').find_map(|part| match part {
         "img" | "image" => Some(Stream::Image),
         "txt" | "text" => Some(Stream::Text),
@@ -36,7 +36,7 @@ pub(super) fn stream(id: &LayerId) -> Option<Stream> {
 }
 
 /// A layer's id in the name of a file.
-pub(super) fn file_part(id: &str) -> String {
+pub(crate) fn file_part(id: &str) -> String {
     id.replace(['.', '/', '\\'], "_")
 }
 

@@ -1,45 +1,48 @@
-//! The statistics of a run as figures need them: steps from noise to image, layers in order.
+//! The statistics of a run as those who show them need them: steps from noise to image, layers in order.
 
 use std::collections::BTreeMap;
 
 use taq_core::artifacts::{Npz, RunFolder, read_document, read_json};
-use taq_core::stats::{Histogram, LayerScalars, StatisticsIndex, StepIndex};
+use taq_core::stats::{Histogram, LayerScalars, StatisticsIndex, StepIndex, quantile_f64};
 use taq_core::{Error, LayerId, Result};
 
 use super::layers;
 
+/// A channel is an outlier whose range is over so many times the median channel's.
+const OUTLIER: f64 = 2.5;
+
 /// Statistics of the layers' inputs.
-pub(super) struct Statistics {
-    pub(super) index: StatisticsIndex,
+pub(crate) struct Statistics {
+    pub(crate) index: StatisticsIndex,
     /// In the order of [`layers::sort`].
-    pub(super) layers: Vec<LayerId>,
+    pub(crate) layers: Vec<LayerId>,
     /// σ falling.
-    pub(super) steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// One timestep.
-pub(super) struct Step {
-    pub(super) step: usize,
-    pub(super) sigma: f64,
+pub(crate) struct Step {
+    pub(crate) step: usize,
+    pub(crate) sigma: f64,
     scalars: BTreeMap<LayerId, LayerScalars>,
     arrays: Npz,
 }
 
 /// Per-channel vectors of one layer at one timestep.
-pub(super) struct Channels {
-    pub(super) low: Vec<f32>,
-    pub(super) high: Vec<f32>,
-    pub(super) shift: Option<Vec<f32>>,
+pub(crate) struct Channels {
+    pub(crate) low: Vec<f32>,
+    pub(crate) high: Vec<f32>,
+    pub(crate) shift: Option<Vec<f32>>,
 }
 
 impl Statistics {
-    /// Reads the scalars and opens the arrays.
+    /// Reads the scalars and opens the arrays, on behalf of the command `stage`.
     ///
     /// # Errors
     /// [`Error::StageMissing`] before `observe` or where a step is missing, and what reading documents gives.
-    pub(super) fn open(run: &RunFolder) -> Result<Self> {
+    pub(crate) fn open(run: &RunFolder, stage: &'static str) -> Result<Self> {
         let missing = |needs: String| Error::StageMissing {
-            stage: "plot",
+            stage,
             needs,
             run: run.root().to_owned(),
             first: "observe",
@@ -81,22 +84,22 @@ impl Statistics {
     }
 
     /// Each layer's scalar at each step: a row a layer.
-    pub(super) fn table(&self, value: impl Fn(&LayerScalars) -> f64) -> Vec<Vec<f64>> {
+    pub(crate) fn table(&self, value: impl Fn(&LayerScalars) -> f64) -> Vec<Vec<f64>> {
         self.layers.iter().map(|layer| self.row(layer, &value)).collect()
     }
 
     /// One layer's scalar at each step.
-    pub(super) fn row(&self, layer: &LayerId, value: impl Fn(&LayerScalars) -> f64) -> Vec<f64> {
+    pub(crate) fn row(&self, layer: &LayerId, value: impl Fn(&LayerScalars) -> f64) -> Vec<f64> {
         self.steps.iter().filter_map(|step| step.scalars.get(layer)).map(value).collect()
     }
 
     /// σ of each step.
-    pub(super) fn sigmas(&self) -> Vec<f64> {
+    pub(crate) fn sigmas(&self) -> Vec<f64> {
         self.steps.iter().map(|s| s.sigma).collect()
     }
 
     /// σ of each step as a label.
-    pub(super) fn sigma_labels(&self) -> Vec<String> {
+    pub(crate) fn sigma_labels(&self) -> Vec<String> {
         self.steps.iter().map(|s| format!("{:.2}", s.sigma)).collect()
     }
 
@@ -104,7 +107,7 @@ impl Statistics {
     ///
     /// # Errors
     /// [`Error::Settings`] with the step that was not observed and those that were.
-    pub(super) fn positions(&self, wanted: &[usize]) -> Result<Vec<usize>> {
+    pub(crate) fn positions(&self, wanted: &[usize]) -> Result<Vec<usize>> {
         let position = |&step: &usize| {
             self.steps.iter().position(|s| s.step == step).ok_or_else(|| {
                 let known: Vec<String> = self.index.step_keys.iter().map(usize::to_string).collect();
@@ -117,7 +120,7 @@ impl Statistics {
 
     /// Layers whose range changes most from step to step, most first. Of layers with the same input (queries, keys
     /// and values of one attention) only the first counts.
-    pub(super) fn most_variable(&self, among: &[LayerId]) -> Vec<LayerId> {
+    pub(crate) fn most_variable(&self, among: &[LayerId]) -> Vec<LayerId> {
         let mut seen: Vec<Vec<f64>> = Vec::new();
         let mut found = Vec::new();
         for layer in among {
@@ -132,7 +135,7 @@ impl Statistics {
     }
 
     /// Distribution of a layer's values at the step in this position; `None` if the observer keeps none.
-    pub(super) fn histogram(&self, position: usize, layer: &LayerId) -> Result<Option<Histogram>> {
+    pub(crate) fn histogram(&self, position: usize, layer: &LayerId) -> Result<Option<Histogram>> {
         let arrays = &self.steps[position].arrays;
         let name = |field: &str| format!("{}__{field}", layer.array_prefix());
         if !arrays.contains(&name("hist_counts")) {
@@ -149,7 +152,7 @@ impl Statistics {
     }
 
     /// Per-channel vectors at the step in this position.
-    pub(super) fn channels(&self, position: usize, layer: &LayerId) -> Result<Channels> {
+    pub(crate) fn channels(&self, position: usize, layer: &LayerId) -> Result<Channels> {
         let arrays = &self.steps[position].arrays;
         let name = |field: &str| format!("{}__{field}", layer.array_prefix());
         let count = arrays.read::<f32>(&name("avg_min"))?.data.len();
@@ -171,15 +174,30 @@ impl Statistics {
     }
 }
 
+impl Channels {
+    /// Which channels are outliers.
+    pub(crate) fn outliers(&self) -> Vec<bool> {
+        let ranges: Vec<f64> =
+            self.low.iter().zip(&self.high).map(|(low, high)| f64::from(high - low)).collect();
+        let limit = OUTLIER * quantile_f64(&ranges, 0.5).unwrap_or(0.0);
+        ranges.into_iter().map(|range| range > limit).collect()
+    }
+}
+
+/// Largest less smallest value that a layer has seen.
+pub(crate) fn range(scalars: &LayerScalars) -> f64 {
+    f64::from(scalars.tensor_max) - f64::from(scalars.tensor_min)
+}
+
 /// Largest over smallest; 1 where all are 0.
-pub(super) fn variability(values: &[f64]) -> f64 {
+pub(crate) fn variability(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(0.0, f64::max);
     let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);
     if largest > 0.0 { largest / smallest.max(largest * 1e-6) } else { 1.0 }
 }
 
 /// Positions of steps to show where none are asked for: `most` of them from first to last, evenly.
-pub(super) fn spread(count: usize, most: usize) -> Vec<usize> {
+pub(crate) fn spread(count: usize, most: usize) -> Vec<usize> {
     if count <= most || most < 2 {
         return (0..count.min(most.max(1))).collect();
     }
@@ -195,6 +213,21 @@ mod tests {
         assert_eq!(variability(&[2.0, 8.0, 4.0]), 4.0);
         assert_eq!(variability(&[0.0, 0.0]), 1.0);
         assert!(variability(&[0.0, 3.0]).is_finite());
+    }
+
+    #[test]
+    fn outliers_have_a_range_over_two_and_a_half_medians() {
+        let low = vec![-1.0, -0.5, 0.0, -2.0, -1.0];
+        let high = vec![1.0, 1.5, 2.0, 3.1, 4.0];
+        // Ranges 2, 2, 2, 5.1 and 5; the median is 2.
+        let channels = Channels { low, high, shift: None };
+        assert_eq!(channels.outliers(), [false, false, false, true, false]);
+    }
+
+    #[test]
+    fn a_range_is_largest_less_smallest() {
+        let scalars = LayerScalars { tensor_min: -1.5, tensor_max: 4.0, ..LayerScalars::default() };
+        assert_eq!(range(&scalars), 5.5);
     }
 
     #[test]
