@@ -100,6 +100,8 @@ fn is_bad_input(error: &Error) -> bool {
         | Error::UnknownPlugin { .. }
         | Error::Settings { .. }
         | Error::Shape { .. }
+        // Of weights, samples or statistics: what taq computes from finite ones is finite.
+        | Error::NotFinite { .. }
         | Error::StageMissing { .. }
         | Error::Stale { .. }
         | Error::Plan { .. }

@@ -8,13 +8,14 @@
 //! |---|---|
 //! | [`Model`] | runs a diffusion transformer whole or block by block, every linear layer through a tap |
 //! | [`Sampler`] | turns noise into a latent along a schedule of sigmas |
-//! | [`Observer`] | accumulates statistics of what a layer sees |
+//! | [`Observer`] | finds the range of what a layer sees |
 //! | [`BitPolicy`] | decides from statistics how many bits each layer gets at each timestep |
 //! | [`Rounder`] | chooses the integers of a block's weights |
 //!
 //! Tensors are [`mlx_rs::Array`]s. They are `Send` but not `Sync`: a model is driven from one thread.
 
 pub mod artifacts;
+mod choose_layers;
 mod context;
 mod error;
 pub mod evaluator;
@@ -37,11 +38,12 @@ pub mod stats;
 mod tap;
 pub mod wasm;
 
+pub use choose_layers::choose_layers;
 pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};
 pub use layer::{BlockId, BlockSpec, LayerId, LayerSpec, ModelSpec, Role, Stream};
 pub use model::{BlockIo, Conditioning, Model, ModelDefaults};
-pub use observer::{ObservationPoint, Observer};
+pub use observer::{ObservationPoint, ObservedBatch, Observer};
 pub use policy::{
     BitPolicy, LayerColumns, LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource,
     Sensitivity, Timestep,

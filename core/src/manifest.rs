@@ -104,17 +104,38 @@ impl Default for CalibrateSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObserveSettings {
-    /// The observer.
+    /// The observer whose ranges plans are made from.
     pub observer: PluginChoice,
+    /// Further observers, whose ranges are kept beside for comparison.
+    pub beside: Vec<PluginChoice>,
     /// Images to look at, from the first; default: all.
     pub num_images: Option<usize>,
+    /// Every so many of the kept timesteps.
+    #[schemars(range(min = 1))]
+    pub stride: usize,
+    /// Layers to look at, by id, by the beginning of ids (`mm0.img`) or `all`; default: all. A plan needs all.
+    pub layers: Option<Vec<String>>,
     /// Images in one forward pass; also the batch that running averages are taken over.
     pub batch_size: usize,
+    /// Bins of the histogram of each layer at each timestep; 0 for none.
+    pub hist_bins: usize,
+    /// Weight of the past in the shift of post-GELU inputs, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub shift_momentum: f32,
 }
 
 impl Default for ObserveSettings {
     fn default() -> Self {
-        Self { observer: PluginChoice::named("avg-minmax"), num_images: None, batch_size: 8 }
+        Self {
+            observer: PluginChoice::named("avg-minmax"),
+            beside: Vec::new(),
+            num_images: None,
+            stride: 1,
+            layers: None,
+            batch_size: 8,
+            hist_bins: 256,
+            shift_momentum: 0.95,
+        }
     }
 }
 

@@ -5,98 +5,37 @@
 //! `timestep_stats/step_{k}_index.json` a [`StepIndex`] with the scalars.
 
 mod channels;
+mod extremes;
+mod histogram;
+mod log_histogram;
 mod quantile;
+mod range;
+mod tally;
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::LayerId;
 pub use channels::{ChannelProfile, PROFILE_BINS, PROFILE_REACH, profile_edges};
+pub use extremes::ChannelExtremes;
+pub(crate) use extremes::all_finite;
+pub use histogram::Histogram;
+pub use log_histogram::{LogBin, LogHistogram};
 pub use quantile::{quantile, quantile_f64};
+pub use range::InputRange;
 
-/// The `format` of [`StatisticsIndex`].
-pub const STATISTICS_FORMAT: &str = "per_timestep_npz_v2";
-
-/// Counts of values in equal bins; values beyond the edges count in the outermost bins.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Histogram {
-    /// One count a bin.
-    pub counts: Vec<u64>,
-    /// `counts.len() + 1` edges, rising.
-    pub edges: Vec<f32>,
-}
-
-impl Histogram {
-    /// Empty, with `bins` equal bins from `low` to `high` (a hair of width if the two are equal).
-    pub fn between(low: f32, high: f32, bins: usize) -> Self {
-        let width = (high - low).max(f32::EPSILON * low.abs().max(1.0));
-        let edges = (0..=bins).map(|i| low + width * (i as f32 / bins as f32)).collect();
-        Self { counts: vec![0; bins], edges }
-    }
-
-    /// Counts the values. NaN counts in the lowest bin; observers refuse it before.
-    pub fn add(&mut self, values: &[f32]) {
-        let bins = self.counts.len();
-        let (low, high) = (self.edges[0], self.edges[bins]);
-        let per_width = bins as f32 / (high - low);
-        let bin = |v: f32| (((v - low) * per_width) as isize).clamp(0, bins as isize - 1) as usize;
-        let counts = values
-            .par_chunks(1 << 15)
-            .fold(
-                || vec![0u32; bins],
-                |mut counts, chunk| {
-                    chunk.iter().for_each(|&v| counts[bin(v)] += 1);
-                    counts
-                },
-            )
-            .reduce(
-                || vec![0u32; bins],
-                |mut a, b| {
-                    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                    a
-                },
-            );
-        self.counts.iter_mut().zip(counts).for_each(|(total, n)| *total += u64::from(n));
-    }
-
-    /// The value below which a share `q` (0 to 1) of the counts lies, linear within a bin; `None` when empty.
-    pub fn quantile(&self, q: f64) -> Option<f32> {
-        let total: u64 = self.counts.iter().sum();
-        let mut left = q * total as f64;
-        for (i, &count) in self.counts.iter().enumerate() {
-            if count > 0 && left <= count as f64 {
-                let (a, b) = (self.edges[i], self.edges[i + 1]);
-                return Some(a + (b - a) * (left / count as f64) as f32);
-            }
-            left -= count as f64;
-        }
-        None
-    }
-
-    /// The magnitude below which a share `q` of the counts lies, each bin taken at its far edge.
-    pub fn magnitude_quantile(&self, q: f64) -> Option<f32> {
-        let total: u64 = self.counts.iter().sum();
-        let mut bins: Vec<(f32, u64)> =
-            self.edges.windows(2).zip(&self.counts).map(|(e, &n)| (e[0].abs().max(e[1].abs()), n)).collect();
-        bins.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut left = q * total as f64;
-        bins.into_iter().find_map(|(magnitude, n)| {
-            left -= n as f64;
-            (n > 0 && left <= 0.0).then_some(magnitude)
-        })
-    }
-}
+/// The `format` of [`StatisticsIndex`]. Versions 2 and 3 are the Python ancestor's.
+pub const STATISTICS_FORMAT: &str = "per_timestep_npz_v4";
 
 /// Statistics of one layer's input at one timestep.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LayerStats {
-    /// Per-channel minimum (for `avg-minmax`, averaged over batches).
-    pub avg_min: Vec<f32>,
-    /// Per-channel maximum, likewise.
-    pub avg_max: Vec<f32>,
+    /// What the observer says, whose ranges plans are made from.
+    pub range: InputRange,
+    /// What further observers say, by their names.
+    pub beside: BTreeMap<String, InputRange>,
     /// Per-channel momentum shift; post-GELU layers only.
     pub shift: Option<Vec<f32>>,
     /// Distribution of the values of all channels.
@@ -114,12 +53,6 @@ impl LayerStats {
     pub fn absmax(&self) -> f32 {
         self.tensor_min.abs().max(self.tensor_max.abs())
     }
-
-    /// Largest magnitude of each channel, max(|`avg_min`|, |`avg_max`|): for `avg-minmax` an average over
-    /// batches.
-    pub fn channel_absmax(&self) -> Vec<f32> {
-        self.avg_min.iter().zip(&self.avg_max).map(|(low, high)| low.abs().max(high.abs())).collect()
-    }
 }
 
 /// Scalars of one layer at one timestep, as in `step_{k}_index.json`.
@@ -134,9 +67,16 @@ pub struct LayerScalars {
     pub tensor_min: f32,
     /// Largest value seen.
     pub tensor_max: f32,
+    /// Lower end of the observer's range: `tensor_min`, unless the observer clips.
+    pub range_min: f32,
+    /// Upper end of the observer's range.
+    pub range_max: f32,
+    /// Both ends of the ranges of further observers, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, [f32; 2]>,
     /// Share of channels whose range is over 5 times the median channel's.
     pub spike_fraction: f32,
-    /// Median over the channels of [`LayerStats::channel_absmax`].
+    /// Median over the channels of [`InputRange::channel_absmax`].
     pub channel_p50: f32,
     /// 99 % quantile over the channels of the same, linear between neighbours ([`quantile`]).
     pub channel_p99: f32,
@@ -152,13 +92,13 @@ pub struct LayerScalars {
     /// Largest magnitude of the per-channel range after the shift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shifted_absmax: Option<f32>,
-    /// 99.9 % quantile of the values.
+    /// 99.9 % quantile of the magnitudes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hist_p999: Option<f32>,
-    /// 99 % quantile of the values.
+    /// 99 % quantile of the magnitudes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hist_p99: Option<f32>,
-    /// Median of the values.
+    /// Median of the magnitudes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hist_p50: Option<f32>,
     /// 1 % quantile of the values.
@@ -188,8 +128,30 @@ pub struct StatisticsMetadata {
     pub selected_image_ids: Vec<usize>,
     /// Fingerprint of the model.
     pub model: String,
-    /// The observer and its origin.
-    pub observer: String,
+    /// The observer whose ranges plans are made from.
+    pub observer: ObserverRecord,
+    /// Further observers, whose ranges lie beside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<ObserverRecord>,
+    /// Samples in one forward pass, which running averages are taken over.
+    pub batch_size: usize,
+}
+
+/// An observer that looked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObserverRecord {
+    /// Its name.
+    pub name: String,
+    /// The settings that were given; what is absent is its default.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+impl LayerScalars {
+    /// Largest magnitude of the observer's range.
+    pub fn range_absmax(&self) -> f32 {
+        self.range_min.abs().max(self.range_max.abs())
+    }
 }
 
 /// `layer_statistics.json`.
@@ -198,7 +160,7 @@ pub struct StatisticsMetadata {
 pub struct StatisticsIndex {
     /// Always [`STATISTICS_FORMAT`].
     pub format: String,
-    /// Bins of each histogram.
+    /// Bins of each histogram; 0 where there are none.
     pub hist_bins: usize,
     /// Folder of the step files, relative to this document.
     pub timestep_dir: String,

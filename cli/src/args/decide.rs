@@ -12,7 +12,8 @@ use super::{SessionArgs, parse, session};
 #[command(
     about = "Stage 3: let a policy decide how many bits each layer gets, and when",
     long_about = "Stage 3: hands the statistics to a bit policy and writes its plan with the numbers filled in: \
-                  activations/quant_config.json. Needs `taq observe`.",
+                  activations/quant_config.json, and beside it activations/layer_temporal_analysis.json (docs/statistics.md): \
+                  how layers change over time, where a shift or SmoothQuant helps, outlier channels. Needs `taq observe`.",
     after_help = "Examples:\n  \
                   taq decide --run runs/a                  the default policy\n  \
                   taq decide --run runs/a --policy-config '{\"bits_a\": 6}'\n  \

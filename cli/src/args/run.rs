@@ -126,8 +126,8 @@ fn check(registry: &Registry, pipeline: &Pipeline) -> Result<()> {
     let settings = |choice: &PluginChoice| Value::Object(choice.settings.clone());
     registry.find(Kind::Model, &pipeline.model.name)?;
     registry.find(Kind::Sampler, &pipeline.sampler.name)?;
-    if let Some(observer) = pipeline.observe.as_ref().map(|s| &s.observer) {
-        registry.observer(&observer.name, &settings(observer))?;
+    if let Some(observe) = &pipeline.observe {
+        observe.check(registry)?;
     }
     if let Some(policy) = pipeline.decide.as_ref().map(|s| &s.policy) {
         registry.policy(&policy.name, &settings(policy))?;

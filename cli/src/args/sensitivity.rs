@@ -21,11 +21,11 @@ use super::{SessionArgs, parse};
 )]
 pub(crate) struct SensitivityArgs {
     /// Images, from the first [default: 4]
-    #[arg(long, value_name = "N", value_parser = parse::count)]
+    #[arg(long, visible_alias = "max-images", value_name = "N", value_parser = parse::count)]
     num_images: Option<usize>,
 
     /// Every so many of the timesteps [default: 3]
-    #[arg(long, value_name = "N", value_parser = parse::count)]
+    #[arg(long, visible_alias = "step-stride", value_name = "N", value_parser = parse::count)]
     stride: Option<usize>,
 
     /// Widths of weights, 2 to 8 each, or `none` [default: 2,3,4,6,8]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use taq_core::artifacts::{RunFolder, atomic_write_bytes};
 use taq_core::registry::near;
-use taq_core::{Error, LayerId, Result};
+use taq_core::{Error, LayerId, Result, choose_layers};
 
 use crate::results::layers;
 use crate::results::sources::Sources;
@@ -156,7 +156,7 @@ fn choice(sources: &Sources, request: &Request) -> Result<Choice> {
     };
     Ok(Choice {
         layers: match &request.layers {
-            Some(words) => layers::choose(&statistics.layers, words)?,
+            Some(words) => choose_layers(&statistics.layers, words)?,
             None => remarkable(statistics),
         },
         snapshots: match &request.snapshot_steps {

@@ -8,7 +8,8 @@ use super::stage::StageRecord;
 use crate::evaluator::Labels;
 use crate::manifest::Pipeline;
 use crate::pipeline::{
-    BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities, WeightsConfig,
+    BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities, TemporalAnalysis,
+    WeightsConfig,
 };
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
@@ -21,6 +22,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("cache_metadata", schema_for!(CacheMetadata)),
         ("evaluator_labels", schema_for!(Labels)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
+        ("layer_temporal_analysis", schema_for!(TemporalAnalysis)),
         ("pipeline", schema_for!(Pipeline)),
         ("policy_error", schema_for!(PolicyError)),
         ("policy_info", schema_for!(PolicyInfo)),

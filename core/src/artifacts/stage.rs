@@ -55,11 +55,12 @@ pub enum StageState {
 impl RunFolder {
     /// Begins a stage whose results depend on `parts` and lie under `outputs` (files or folders of this run).
     ///
-    /// With `force`, results of other inputs or settings are removed; results of the same ones are kept.
+    /// With `force`, results of other inputs or settings are removed, and results without a record, which something else
+    /// left there; results of the same inputs and settings are kept.
     ///
     /// # Errors
     /// [`Error::Stale`] if there are results of other inputs or settings, with each part that differs and both
-    /// values; [`Error::Malformed`] if the record cannot be understood; [`Error::Io`].
+    /// values, or results without a record; [`Error::Malformed`] if the record cannot be understood; [`Error::Io`].
     pub fn begin_stage(
         &self,
         stage: &str,
@@ -84,6 +85,12 @@ impl RunFolder {
             }
             // If we are stopped amid the removal, the old record must not call what is left complete.
             self.write_record(&StageRecord { complete: false, ..old })?;
+            outputs.iter().try_for_each(|path| self.remove(path))?;
+        } else if let Some(unknown) = outputs.iter().find(|path| path.symlink_metadata().is_ok()) {
+            if !force {
+                let reason = format!("{stage}: nothing says how `{}` was made", self.relative(unknown));
+                return Err(Error::Stale { path: self.root().to_owned(), reason });
+            }
             outputs.iter().try_for_each(|path| self.remove(path))?;
         }
         self.write_record(&self.record(stage, parts.clone(), false))?;
@@ -249,6 +256,20 @@ mod tests {
         let outputs = [run.activations()];
         assert_eq!(run.begin_stage("observe", &parts, &outputs, true).unwrap(), StageState::Fresh);
         assert!(!run.activations().exists());
+    }
+
+    #[test]
+    fn results_without_a_record_are_refused_and_force_removes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(dir.path()).unwrap();
+        let parts = parts(json!({"seed": 1}));
+        atomic_write_bytes(&run.layer_statistics(), b"x").unwrap();
+        let outputs = [run.layer_statistics(), run.timestep_stats()];
+        let message = run.begin_stage("observe", &parts, &outputs, false).unwrap_err().to_string();
+        assert!(message.contains("nothing says how `activations/layer_statistics.json`"), "{message}");
+        assert!(run.layer_statistics().exists() && run.stage_record("observe").unwrap().is_none());
+        assert_eq!(run.begin_stage("observe", &parts, &outputs, true).unwrap(), StageState::Fresh);
+        assert!(!run.layer_statistics().exists());
     }
 
     #[test]

@@ -82,14 +82,14 @@ impl Document for CacheMetadata {
 pub fn cache(session: &Session, settings: &CacheSettings) -> Result<Outcome> {
     measured(session, "cache", || {
         let (run, spec) = (&session.run, session.model.spec());
-        let set = SampleSet::open(run, "cache", &spec.fingerprint)?;
+        let set = SampleSet::open(run, "cache", &*session.model)?;
         let (images, steps) = set.chosen("cache", settings.num_images, settings.stride)?;
         let blocks = match &settings.blocks {
             Some(blocks) => chosen(spec, blocks)?,
             None => (0..spec.blocks.len()).collect(),
         };
         let parts = parts([
-            ("samples", session.stage_identity("calibrate")?),
+            ("samples", set.identity(session)?),
             ("settings", json!(settings)),
             ("images", json!(images)),
         ]);
@@ -100,7 +100,7 @@ pub fn cache(session: &Session, settings: &CacheSettings) -> Result<Outcome> {
         if state == StageState::Complete && run.cache_metadata().exists() {
             return Ok((summary, true));
         }
-        let encoded = session.encode(&set.prompts())?;
+        let encoded = set.encode(session, set.manifest.n_completed)?;
         session.cx.progress.begin("cache", pairs.len() as u64);
         for &(image, step) in &pairs {
             session.cx.check()?;

@@ -27,10 +27,13 @@ mod trajectory;
 
 pub use cache::{CacheMetadata, CacheSample, cache};
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
-pub use decide::{check_plan, decide, policy_request};
+pub use decide::{
+    LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
+    VariableLayer, check_plan, decide, policy_request,
+};
 pub use generate::generate;
 pub use guidance::Guidance;
-pub use observe::observe;
+pub use observe::{Description, MakeObservers, ObserverTap, observe};
 pub use profile::{ProfileSummary, profile, profile_summary};
 pub use prompts::load_prompts;
 pub use quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};

@@ -9,11 +9,11 @@ use mlx_rs::Array;
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::observe::{host_inputs, values_of};
 use super::session::{Encoded, measured, parts};
 use super::{Guidance, Outcome, SampleSet, Session};
 use crate::artifacts::{Npz, RunFolder, StageState, write_npz};
-use crate::quant::to_vec;
-use crate::stats::{ChannelProfile, PROFILE_BINS, profile_edges};
+use crate::stats::{ChannelProfile, PROFILE_BINS, all_finite, profile_edges};
 use crate::{Error, LayerId, LayerSpec, LinearCall, Result, Tap};
 
 /// Images in one forward pass.
@@ -46,7 +46,7 @@ pub struct ProfileSummary {
 pub fn profile(session: &Session, num_samples: Option<usize>) -> Result<Outcome> {
     measured(session, "profile", || {
         let (run, spec) = (&session.run, session.model.spec());
-        let set = SampleSet::open(run, "profile", &spec.fingerprint)?;
+        let set = SampleSet::open(run, "profile", &*session.model)?;
         let layers: Vec<&LayerSpec> = spec.layers().filter(|l| l.post_gelu).collect();
         if layers.is_empty() {
             let what =
@@ -55,7 +55,7 @@ pub fn profile(session: &Session, num_samples: Option<usize>) -> Result<Outcome>
         }
         let steps = set.manifest.kept_steps.clone();
         let images = images(num_samples, steps.len(), set.manifest.n_completed)?;
-        let parts = parts([("samples", session.stage_identity("calibrate")?), ("images", json!(images))]);
+        let parts = parts([("samples", set.identity(session)?), ("images", json!(images))]);
         let outputs = [run.post_gelu_profile(), run.post_gelu_parts()];
         let state = run.begin_stage("profile", &parts, &outputs, session.force)?;
         let samples: usize = images.iter().sum();
@@ -63,7 +63,7 @@ pub fn profile(session: &Session, num_samples: Option<usize>) -> Result<Outcome>
         if state == StageState::Complete && run.post_gelu_profile().exists() {
             return Ok((summary, true));
         }
-        let encoded = session.encode(&set.prompts())?;
+        let encoded = set.encode(session, images[0])?;
         session.cx.progress.begin("profile", steps.len() as u64);
         for (&step, &images) in steps.iter().zip(&images) {
             session.cx.check()?;
@@ -125,18 +125,20 @@ struct ProfileTap {
 
 impl ProfileTap {
     fn flush(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let inputs = host_inputs(pending.iter().map(|(_, input)| input))?;
         let mut work = Vec::new();
-        for (layer, input) in std::mem::take(&mut self.pending) {
+        for ((layer, _), input) in pending.into_iter().zip(&inputs) {
             let profile = self.profiles.remove(&layer.id);
             let profile = profile.unwrap_or_else(|| ChannelProfile::new(layer.in_features));
-            work.push((layer.id, to_vec(&input)?, profile));
+            work.push((values_of(&layer.id, input)?, layer.id, profile));
         }
         let step = self.step;
-        let done = work.into_par_iter().map(|(id, values, mut profile)| {
-            if !values.iter().all(|v| v.is_finite()) {
+        let done = work.into_par_iter().map(|(values, id, mut profile)| {
+            if !all_finite(values) {
                 return Err(Error::NotFinite { what: format!("the input of {id} at step {step}") });
             }
-            profile.add(&values);
+            profile.add(values);
             Ok((id, profile))
         });
         self.profiles.extend(done.collect::<Result<Vec<_>>>()?);

@@ -11,6 +11,9 @@ use crate::noise::initial_noise;
 use crate::registry::{Kind, Registry, label};
 use crate::{Conditioning, Context, Error, Model, Result, Sampler};
 
+/// Prompts encoded at a time.
+const PROMPTS: usize = 8;
+
 /// How much of MLX's freed memory is kept for reuse.
 const CACHE_LIMIT_BYTES: usize = 256 << 20;
 
@@ -100,12 +103,17 @@ impl Session {
         Ok(mlx_rs::ops::concatenate(&noise, 0)?)
     }
 
-    /// Prompts encoded with the empty prompt, ready for [`Guidance`].
+    /// Prompts encoded with the empty prompt, ready for [`Guidance`]. A few at a time: what the text encoders take in between
+    /// does not grow with the number of prompts.
     pub fn encode(&self, prompts: &[String]) -> Result<Encoded> {
-        let prompts = self.model.condition(prompts)?;
-        let empty = self.model.condition(&[String::new()])?;
-        mlx_rs::transforms::eval([&prompts.tokens, &prompts.pooled, &empty.tokens, &empty.pooled])?;
-        Ok(Encoded { prompts, empty })
+        let condition = |prompts: &[String]| -> Result<Conditioning> {
+            let all = self.model.condition(prompts)?;
+            mlx_rs::transforms::eval([&all.tokens, &all.pooled])?;
+            Ok(all)
+        };
+        let parts = prompts.chunks(PROMPTS).map(condition).collect::<Result<Vec<_>>>()?;
+        let prompts = Conditioning::concat(&parts.iter().collect::<Vec<_>>())?;
+        Encoded::new(prompts, condition(&[String::new()])?)
     }
 }
 
@@ -116,6 +124,23 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Prompts that are encoded already, and one row without a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they are of different sizes.
+    pub(super) fn new(prompts: Conditioning, empty: Conditioning) -> Result<Self> {
+        let sizes = |c: &Conditioning| [c.tokens.dim(1), c.tokens.dim(2), c.pooled.dim(1)];
+        if sizes(&prompts) != sizes(&empty) {
+            return Err(Error::Shape {
+                what: "the embedding of the prompts (tokens, width, pooled width)".into(),
+                expected: format!("{:?}, as without a prompt", sizes(&empty)),
+                found: sizes(&prompts).to_vec(),
+            });
+        }
+        mlx_rs::transforms::eval([&prompts.tokens, &prompts.pooled, &empty.tokens, &empty.pooled])?;
+        Ok(Self { prompts, empty })
+    }
+
     /// The conditioning of one forward pass for the given prompts.
     pub fn batch(&self, guidance: Guidance, prompts: &[usize]) -> Result<Conditioning> {
         guidance.conditioning(&self.prompts.rows(prompts)?, &self.empty)

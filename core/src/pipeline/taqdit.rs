@@ -28,7 +28,7 @@ pub(super) fn write(
     prompts: &[String],
     encoded: &Encoded,
 ) -> Result<()> {
-    let set = SampleSet::open(&session.run, "calibrate", &manifest.model_fingerprint)?;
+    let set = SampleSet::open(&session.run, "calibrate", &*session.model)?;
     let mut rows: Vec<(usize, usize)> =
         (0..manifest.n_completed).flat_map(|i| manifest.kept_steps.iter().map(move |&s| (i, s))).collect();
     Rng::stream(session.cx.seed, "samples").shuffle(&mut rows);

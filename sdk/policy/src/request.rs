@@ -26,11 +26,11 @@ pub struct Timestep {
 pub struct LayerColumns {
     /// The layer.
     pub id: LayerId,
-    /// Largest magnitude.
+    /// Largest magnitude, or where the observer clips.
     pub absmax: Vec<f32>,
-    /// Smallest value.
+    /// Smallest value, or where the observer clips.
     pub min: Vec<f32>,
-    /// Largest value.
+    /// Largest value, or where the observer clips.
     pub max: Vec<f32>,
     /// 0.1 % quantile of the values.
     pub p001: Vec<f32>,

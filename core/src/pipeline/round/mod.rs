@@ -116,7 +116,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
     measured(session, "round", || {
         let run = &session.run;
         let spec = session.model.spec();
-        let set = SampleSet::open(run, "round", &spec.fingerprint)?;
+        let set = SampleSet::open(run, "round", &*session.model)?;
         let config = load_plan(run, "round", spec)?;
         let chosen = chosen_blocks(spec, settings)?;
         let rounder_identity = session.identity(Kind::Rounder, &settings.rounder)?;
@@ -128,7 +128,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             described.remove("memory_gb");
         }
         let parts = parts([
-            ("samples", session.stage_identity("calibrate")?),
+            ("samples", set.identity(session)?),
             ("plan", session.stage_identity("decide")?),
             ("rounder", rounder_identity.clone()),
             ("settings", described),

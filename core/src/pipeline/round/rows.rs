@@ -74,7 +74,7 @@ impl Rows {
         let blocks = &session.model.spec().blocks;
         match &self.source {
             Source::Run(rows) => {
-                let encoded = session.encode(&set.prompts())?;
+                let encoded = set.encode(session, set.manifest.n_completed)?;
                 let parts = rows.chunks(32).map(|rows| set.embed(&*session.model, &encoded, rows));
                 Ok((0, Boundary::collect(&self.storage, self.count * self.branches, parts)?))
             }

@@ -56,7 +56,7 @@ struct Part {
 pub fn sensitivity(session: &Session, settings: &SensitivitySettings) -> Result<Outcome> {
     measured(session, "sensitivity", || {
         let (run, spec) = (&session.run, session.model.spec());
-        let set = SampleSet::open(run, "sensitivity", &spec.fingerprint)?;
+        let set = SampleSet::open(run, "sensitivity", &*session.model)?;
         let index = statistics(session, "sensitivity")?;
         let images = settings.num_images.unwrap_or(IMAGES.min(set.manifest.n_completed));
         let (images, steps) = set.chosen("sensitivity", Some(images), settings.stride)?;
@@ -67,7 +67,7 @@ pub fn sensitivity(session: &Session, settings: &SensitivitySettings) -> Result<
             return Err(Error::settings("sensitivity", reason));
         }
         let parts = parts([
-            ("samples", session.stage_identity("calibrate")?),
+            ("samples", set.identity(session)?),
             ("statistics", session.stage_identity("observe")?),
             ("images", json!(images)),
             ("steps", json!(steps)),
@@ -84,7 +84,7 @@ pub fn sensitivity(session: &Session, settings: &SensitivitySettings) -> Result<
         let widths = Widths::new(session, &index, weight_bits, &activation_bits)?;
         let sigma_map: BTreeMap<_, _> = rows.steps.iter().map(|&s| (s, set.manifest.sigmas[s])).collect();
         let buckets = sigma_map.values().map(|&sigma| bucket(&index.bucket_definitions, sigma)).collect();
-        let entries = entries(session, &set, &rows, widths, buckets)?;
+        let entries = entries(session, (&set, images), &rows, widths, buckets)?;
         let document = Sensitivities {
             format: Sensitivities::FORMAT.to_owned(),
             model: spec.fingerprint.clone(),
@@ -125,13 +125,13 @@ fn summary(document: &Sensitivities) -> String {
 /// Estimates and measures every layer at every width, or takes from the run folder what is done.
 fn entries(
     session: &Session,
-    set: &SampleSet,
+    (set, images): (&SampleSet, usize),
     rows: &Rows,
     mut widths: Widths,
     buckets: Vec<String>,
 ) -> Result<Vec<SensitivityEntry>> {
     let (run, model) = (&session.run, &*session.model);
-    let encoded = session.encode(&set.prompts())?;
+    let encoded = set.encode(session, images)?;
     let storage = Storage { folder: run.root().to_owned(), limit: MEMORY };
     let embedded = rows.samples.chunks(32).map(|samples| set.embed(model, &encoded, samples));
     let mut boundary = Boundary::collect(&storage, rows.len(), embedded)?;
@@ -213,7 +213,9 @@ pub(super) fn known(session: &Session) -> Result<Option<(Value, Sensitivities)>>
         return stale("the sensitivities are of another model".into());
     }
     for (part, stage) in [("samples", "calibrate"), ("statistics", "observe")] {
-        if record.parts.get(part) != Some(&session.stage_identity(stage)?) {
+        let now = session.stage_identity(stage)?;
+        // Samples of the ancestor's have no record.
+        if !now.is_null() && record.parts.get(part) != Some(&now) {
             return stale(format!("since `taq {stage}` ran again, `taq sensitivity --force` has to"));
         }
     }

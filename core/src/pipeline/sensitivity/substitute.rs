@@ -40,7 +40,7 @@ impl Widths {
     /// Makes the grids of inputs from the run's statistics.
     pub fn new(session: &Session, index: &StatisticsIndex, weights: Vec<u8>, inputs: &[u8]) -> Result<Self> {
         let spec = session.model.spec();
-        let steps = step_indexes(session, index)?;
+        let steps = step_indexes(session, index, "sensitivity")?;
         let plan = |&bits: &u8| {
             let layer = |l: &LayerSpec| LayerPlan {
                 shift: l.post_gelu,

@@ -1,4 +1,7 @@
-//! The calibration set on disk: `manifest.json` and `samples/{img:04}_{step:03}.npz`.
+//! The calibration set on disk: `manifest.json` and `samples/{img:04}_{step:03}.npz`, or what taq's ancestor wrote.
+
+mod cali_data;
+mod folder;
 
 use std::path::PathBuf;
 
@@ -6,7 +9,12 @@ use mlx_rs::{Array, ops, transforms};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use cali_data::CaliData;
+use folder::{SampleFolder, ancestors_manifest, sample_files};
+
+use super::Session;
 use super::session::Encoded;
 use crate::artifacts::{Document, Npz, RunFolder, read_document, write_npz};
 use crate::{BlockIo, Conditioning, Error, Model, Result};
@@ -103,25 +111,51 @@ impl Sample {
     }
 }
 
-/// The calibration set of a run, opened for reading.
+/// The calibration set of a run, opened for reading: taq's own, or one in a layout of its Python ancestor.
 pub struct SampleSet {
-    /// Its manifest.
+    /// Its manifest; for a set of the ancestor's, made from what the files say.
     pub manifest: RunManifest,
-    run: RunFolder,
+    source: Source,
+}
+
+/// Where the samples are.
+enum Source {
+    Own(RunFolder),
+    Folder(SampleFolder),
+    CaliData(CaliData),
 }
 
 impl SampleSet {
-    /// Opens the set and checks that it was made by the model at hand.
-    pub fn open(run: &RunFolder, stage: &'static str, model_fingerprint: &str) -> Result<Self> {
+    /// Opens the set. Taq's own must have been made by the model at hand; the ancestor's do not say.
+    ///
+    /// # Errors
+    /// [`Error::StageMissing`] if there are no samples, [`Error::Stale`] if they are of another model,
+    /// [`Error::Malformed`] with the file that is not as expected.
+    pub fn open(run: &RunFolder, stage: &'static str, model: &dyn Model) -> Result<Self> {
         let path = run.manifest();
-        if !path.exists() {
-            return Err(Error::StageMissing {
-                stage,
-                needs: "calibration samples".into(),
-                run: run.root().to_owned(),
-                first: "calibrate",
-            });
+        let foreign = if path.exists() { ancestors_manifest(&path) } else { None };
+        if path.exists() && foreign.is_none() {
+            return Self::own(run, &model.spec().fingerprint);
         }
+        let files = sample_files(run, foreign.as_ref())?;
+        if !files.is_empty() {
+            let (manifest, folder) = SampleFolder::open(run, files, foreign.as_ref(), model)?;
+            return Ok(Self { manifest, source: Source::Folder(folder) });
+        }
+        if run.cali_data().exists() {
+            let (manifest, data) = CaliData::open(&run.cali_data(), model)?;
+            return Ok(Self { manifest, source: Source::CaliData(data) });
+        }
+        Err(Error::StageMissing {
+            stage,
+            needs: "calibration samples".into(),
+            run: run.root().to_owned(),
+            first: "calibrate",
+        })
+    }
+
+    fn own(run: &RunFolder, model_fingerprint: &str) -> Result<Self> {
+        let path = run.manifest();
         let manifest: RunManifest = read_document(&path)?;
         if manifest.model_fingerprint != model_fingerprint {
             return Err(Error::Stale {
@@ -139,12 +173,35 @@ impl SampleSet {
                 "no image is completed; run `taq calibrate`",
             ));
         }
-        Ok(Self { manifest, run: run.clone() })
+        Ok(Self { manifest, source: Source::Own(run.clone()) })
     }
 
-    /// The completed images' prompts, in the order of their ids.
-    pub fn prompts(&self) -> Vec<String> {
-        self.manifest.images.iter().map(|i| i.prompt.clone()).collect()
+    /// For fingerprints: what the samples depend on, or what is in them.
+    pub(super) fn identity(&self, session: &Session) -> Result<Value> {
+        match &self.source {
+            Source::Own(_) => session.stage_identity("calibrate"),
+            Source::Folder(folder) => folder.identity(),
+            Source::CaliData(data) => data.identity(),
+        }
+    }
+
+    /// The prompts of the first images, encoded.
+    pub(super) fn encode(&self, session: &Session, images: usize) -> Result<Encoded> {
+        let embeddings = match &self.source {
+            Source::Own(_) => None,
+            Source::Folder(folder) => folder.embeddings(images)?,
+            Source::CaliData(data) => Some(data.embeddings(images)?).map(|(p, e)| (p, Some(e))),
+        };
+        let Some((prompts, empty)) = embeddings else {
+            let prompts: Vec<String> =
+                self.manifest.images.iter().take(images).map(|i| i.prompt.clone()).collect();
+            return session.encode(&prompts);
+        };
+        let empty = match empty {
+            Some(empty) => empty,
+            None => session.model.condition(&[String::new()])?,
+        };
+        Encoded::new(prompts, empty)
     }
 
     /// How many of the images and which of the kept steps are asked for: the first images, every so many of the steps.
@@ -165,9 +222,22 @@ impl SampleSet {
         Ok((images, self.manifest.kept_steps.iter().copied().step_by(stride).collect()))
     }
 
-    /// Path of a sample.
-    pub fn path(&self, image: usize, step: usize) -> PathBuf {
-        self.run.sample(image, step)
+    /// One latent, `[h, w, channels]`, and the file that it is from.
+    fn latent(&self, image: usize, step: usize) -> Result<(Array, PathBuf)> {
+        match &self.source {
+            Source::Own(run) => {
+                let path = run.sample(image, step);
+                Ok((Npz::open(&path)?.array("x")?, path))
+            }
+            Source::Folder(folder) => {
+                let path = folder.path(image, step).ok_or_else(|| {
+                    let what = format!("there is no sample of image {image} at step {step}");
+                    Error::settings("samples", what)
+                })?;
+                Ok((folder::latent(path)?, path.clone()))
+            }
+            Source::CaliData(data) => Ok((data.latent(image, step)?, data.path().to_owned())),
+        }
     }
 
     /// Latents of the given (image, step) pairs, `[pairs, h, w, channels]`.
@@ -175,8 +245,7 @@ impl SampleSet {
         let (h, w) = self.manifest.latent_size;
         let mut rows = Vec::with_capacity(pairs.len());
         for &(image, step) in pairs {
-            let path = self.path(image, step);
-            let x = Npz::open(&path)?.array("x")?;
+            let (x, path) = self.latent(image, step)?;
             let shape = x.shape();
             if shape.len() != 3 || shape[..2] != [h as i32, w as i32] {
                 let reason = format!("x has shape {shape:?}, expected [{h}, {w}, channels]");

@@ -1,4 +1,7 @@
-//! `decide`: a bit policy turns statistics into a plan; the host checks the plan and fills in the numbers.
+//! `decide`: a bit policy turns statistics into a plan; the host checks the plan, fills in the numbers, and looks at how
+//! layers change over time.
+
+mod temporal;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +19,11 @@ use crate::{
     Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
 };
 
+pub use temporal::{
+    LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
+    VariableLayer,
+};
+
 /// Runs the stage.
 pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
     measured(session, "decide", || {
@@ -29,12 +37,13 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
         if let Some((identity, _)) = known_sensitivities(session)? {
             parts.insert("sensitivities".to_owned(), identity);
         }
-        let state = run.begin_stage("decide", &parts, &[run.quant_config()], session.force)?;
-        if state == StageState::Complete && run.quant_config().exists() {
+        let outputs = [run.quant_config(), run.temporal_analysis()];
+        let state = run.begin_stage("decide", &parts, &outputs, session.force)?;
+        if state == StageState::Complete && outputs.iter().all(|path| path.exists()) {
             let config: QuantConfig = read_document(&run.quant_config())?;
             return Ok((describe(&config.summary), true));
         }
-        let steps = step_indexes(session, &index)?;
+        let steps = step_indexes(session, &index, "decide")?;
         let name = &settings.policy.name;
         let policy = session.registry.policy(name, &settings.policy.settings())?;
         let request = request(session, &index, &steps, policy.per_channel())?;
@@ -42,6 +51,7 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
         check_plan(name, &request, &plan)?;
         let config = fill_in(spec, name, &index, &steps, &plan)?;
         write_json(&run.quant_config(), &config)?;
+        write_json(&run.temporal_analysis(), &temporal::analyse(session, &steps, &config)?)?;
         run.finish_stage("decide")?;
         Ok((describe(&config.summary), false))
     })
@@ -68,7 +78,7 @@ fn bits(average: f64) -> String {
 /// [`Error::StageMissing`] before `observe`; [`Error::Stale`] if the statistics are of another model.
 pub fn policy_request(session: &Session, per_channel: bool) -> Result<PolicyRequest> {
     let index = statistics(session, "decide")?;
-    request(session, &index, &step_indexes(session, &index)?, per_channel)
+    request(session, &index, &step_indexes(session, &index, "decide")?, per_channel)
 }
 
 /// The index of the run's statistics, which must be of the session's model.
@@ -83,7 +93,7 @@ pub(super) fn statistics(session: &Session, stage: &'static str) -> Result<Stati
             first: "observe",
         });
     }
-    let index: StatisticsIndex = read_document(&path)?;
+    let index: StatisticsIndex = read_document(&path).map_err(older)?;
     if index.metadata.model != session.model.spec().fingerprint {
         return Err(Error::Stale { path, reason: "its statistics are of another model".into() });
     }
@@ -91,20 +101,49 @@ pub(super) fn statistics(session: &Session, stage: &'static str) -> Result<Stati
 }
 
 /// The scalars of every step.
-pub(super) fn step_indexes(session: &Session, index: &StatisticsIndex) -> Result<BTreeMap<usize, StepIndex>> {
-    index.step_keys.iter().map(|&step| Ok((step, step_index(&session.run.step_index(step))?))).collect()
+///
+/// # Errors
+/// [`Error::StageMissing`] with the step whose files are not there.
+pub(super) fn step_indexes(
+    session: &Session,
+    index: &StatisticsIndex,
+    stage: &'static str,
+) -> Result<BTreeMap<usize, StepIndex>> {
+    let run = &session.run;
+    let one = |&step: &usize| {
+        if !run.step_index(step).exists() || !run.step_stats(step).exists() {
+            return Err(Error::StageMissing {
+                stage,
+                needs: format!("the statistics of step {step}"),
+                run: run.root().to_owned(),
+                first: "observe",
+            });
+        }
+        if !index.sigma_map.contains_key(&step) {
+            let reason = format!("sigma_map lacks step {step}");
+            return Err(Error::malformed("statistics index", run.layer_statistics(), reason));
+        }
+        Ok((step, step_index(&run.step_index(step))?))
+    };
+    index.step_keys.iter().map(one).collect()
 }
 
 /// One step's scalars.
 fn step_index(path: &Path) -> Result<StepIndex> {
-    read_json(path, "step index").map_err(|error| match error {
-        // Only another version of taq leaves a field out.
-        Error::Malformed { reason, .. } if reason.starts_with("missing field") => Error::settings(
-            "statistics",
-            format!("`{}` is of an older version: {reason}; run `taq observe --force`", path.display()),
-        ),
+    read_json(path, "step index").map_err(older)
+}
+
+/// Says what to do about a file that only another version of taq writes: of another format, or with a field left out.
+fn older(error: Error) -> Error {
+    match error {
+        Error::Malformed { path, reason, .. }
+            if ["missing field", "expected format"].iter().any(|start| reason.starts_with(start)) =>
+        {
+            let what = format!("`{}` is of another version: {reason}", path.display());
+            Error::settings("statistics", format!("{what}; run `taq observe --force`"))
+        }
         other => other,
-    })
+    }
 }
 
 /// The document that a policy reads.
@@ -130,7 +169,7 @@ fn request(
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        if let Some(at) = seen.iter().position(|s| !(s.tensor_min.is_finite() && s.tensor_max.is_finite())) {
+        if let Some(at) = seen.iter().position(|s| !(s.range_min.is_finite() && s.range_max.is_finite())) {
             let step = index.step_keys[at];
             return Err(Error::NotFinite { what: format!("the statistics of {} at step {step}", layer.id) });
         }
@@ -148,20 +187,20 @@ fn request(
 fn columns(id: crate::LayerId, seen: &[&LayerScalars]) -> LayerColumns {
     let column =
         |f: &dyn Fn(&LayerScalars) -> Option<f32>| -> Vec<f32> { seen.iter().filter_map(|s| f(s)).collect() };
-    let p99 = |s: &LayerScalars| s.hist_p99.unwrap_or(s.tensor_absmax);
+    let p99 = |s: &LayerScalars| s.hist_p99.unwrap_or(s.range_absmax());
     LayerColumns {
         id,
-        absmax: column(&|s| Some(s.tensor_absmax)),
-        min: column(&|s| Some(s.tensor_min)),
-        max: column(&|s| Some(s.tensor_max)),
-        p001: column(&|s| s.hist_p001.or(Some(s.tensor_min))),
-        p01: column(&|s| s.hist_p01.or(Some(s.tensor_min))),
-        p50: column(&|s| s.hist_p50.or(Some(s.tensor_absmax))),
+        absmax: column(&|s| Some(s.range_absmax())),
+        min: column(&|s| Some(s.range_min)),
+        max: column(&|s| Some(s.range_max)),
+        p001: column(&|s| s.hist_p001.or(Some(s.range_min))),
+        p01: column(&|s| s.hist_p01.or(Some(s.range_min))),
+        p50: column(&|s| s.hist_p50.or(Some(s.range_absmax()))),
         p99: column(&|s| Some(p99(s))),
-        p999: column(&|s| s.hist_p999.or(Some(s.tensor_absmax))),
+        p999: column(&|s| s.hist_p999.or(Some(s.range_absmax()))),
         shift_magnitude: column(&|s| s.shift_absmax),
         shifted_absmax: column(&|s| s.shifted_absmax),
-        outlier_ratio: column(&|s| Some(if p99(s) > 0.0 { s.tensor_absmax / p99(s) } else { 1.0 })),
+        outlier_ratio: column(&|s| Some(if p99(s) > 0.0 { s.range_absmax() / p99(s) } else { 1.0 })),
         spike_fraction: column(&|s| Some(s.spike_fraction)),
         channel_p50: column(&|s| Some(s.channel_p50)),
         channel_p99: column(&|s| Some(s.channel_p99)),
@@ -247,9 +286,9 @@ fn activation_grid(layer: &LayerPlan, at: usize, scalars: &LayerScalars) -> Opti
     let absmax = match (shift, layer.scale_source) {
         // Quantiles are taken before the shift and say nothing of what is left after it.
         (true, _) => scalars.shifted_absmax?,
-        (false, ScaleSource::Absmax) => scalars.tensor_absmax,
-        (false, ScaleSource::P999) => scalars.hist_p999.unwrap_or(scalars.tensor_absmax),
-        (false, ScaleSource::P99) => scalars.hist_p99.unwrap_or(scalars.tensor_absmax),
+        (false, ScaleSource::Absmax) => scalars.range_absmax(),
+        (false, ScaleSource::P999) => scalars.hist_p999.unwrap_or(scalars.range_absmax()),
+        (false, ScaleSource::P99) => scalars.hist_p99.unwrap_or(scalars.range_absmax()),
     };
     if !absmax.is_finite() {
         return None;
@@ -339,7 +378,7 @@ mod tests {
 
     #[test]
     fn step_size_is_absmax_over_qmax() {
-        let scalars = LayerScalars { tensor_absmax: 2.54, ..LayerScalars::default() };
+        let scalars = LayerScalars { range_min: -2.54, range_max: 1.0, ..LayerScalars::default() };
         let layer = LayerPlan::uniform("a".into(), 4, 8, 1);
         let grid = activation_grid(&layer, 0, &scalars).unwrap();
         assert_eq!((grid.bits, grid.absmax, grid.shift), (8, 2.54, false));

@@ -1,0 +1,73 @@
+//! Extremes over all batches: the range that clips nothing, and that one outlier decides.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use taq_core::stats::{ChannelExtremes, InputRange};
+use taq_core::{ObservationPoint, ObservedBatch, Observer, Result, register};
+
+/// `minmax` has no settings.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MinMaxSettings {}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct MinMax {
+    seen: Option<ChannelExtremes>,
+}
+
+impl MinMax {
+    /// An observer that has seen nothing.
+    pub fn new(_: MinMaxSettings) -> Result<Self> {
+        Ok(Self::default())
+    }
+}
+
+impl Observer for MinMax {
+    fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
+        widen(&mut self.seen, batch);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<InputRange> {
+        Ok(self.seen.map(InputRange::of).unwrap_or_default())
+    }
+}
+
+/// Takes in the extremes of a batch.
+pub(super) fn widen(seen: &mut Option<ChannelExtremes>, batch: &ObservedBatch<'_>) {
+    let new = ChannelExtremes { min: batch.min.to_vec(), max: batch.max.to_vec(), finite: true };
+    *seen = Some(match seen.take() {
+        Some(seen) => seen.merge(new),
+        None => new,
+    });
+}
+
+register!(
+    Observer,
+    "minmax",
+    MinMaxSettings,
+    MinMax::new,
+    "Per-channel extremes over all batches: nothing is clipped."
+);
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{bells, observed};
+    use super::*;
+
+    #[test]
+    fn extremes_are_those_of_a_plain_loop_whatever_the_batches() {
+        let values = bells(3000);
+        for tokens in [3000, 100, 7] {
+            let batches: Vec<&[f32]> = values.chunks(2 * tokens).collect();
+            let range = observed(Box::new(MinMax::default()), &batches);
+            for c in 0..2 {
+                let column = || values.iter().skip(c).step_by(2).copied();
+                assert_eq!(range.min[c], column().fold(f32::INFINITY, f32::min));
+                assert_eq!(range.max[c], column().fold(f32::NEG_INFINITY, f32::max));
+            }
+            assert_eq!((range.low, range.high), (range.min[1], range.max[1]));
+        }
+    }
+}
