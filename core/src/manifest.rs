@@ -143,7 +143,7 @@ impl Default for ObserveSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SensitivitySettings {
-    /// Images to measure on, from the first; default: 4, or all if fewer are calibrated.
+    /// Images to measure on, from the first; default: 2, or all if fewer are calibrated.
     pub num_images: Option<usize>,
     /// Every so many of the kept timesteps.
     #[schemars(range(min = 1))]

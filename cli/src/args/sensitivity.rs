@@ -20,7 +20,7 @@ use super::{SessionArgs, parse};
                   taq decide --run runs/a --policy budget --policy-config '{\"average_weight_bits\": 4}'"
 )]
 pub(crate) struct SensitivityArgs {
-    /// Images, from the first [default: 4]
+    /// Images, from the first [default: 2]
     #[arg(long, visible_alias = "max-images", value_name = "N", value_parser = parse::count)]
     num_images: Option<usize>,
 

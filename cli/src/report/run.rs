@@ -119,7 +119,10 @@ impl RunView {
             plan: plan.map(|p| PlanView::of(p, statistics)),
             observed: statistics.map(|s| {
                 let m = &s.index.metadata;
-                format!("{} images × {} timesteps, observer {}", m.num_images, m.num_timesteps, m.observer.name)
+                format!(
+                    "{} images × {} timesteps, observer {}",
+                    m.num_images, m.num_timesteps, m.observer.name
+                )
             }),
             layers,
             rounding: weights.map(Rounding::of),

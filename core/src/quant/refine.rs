@@ -23,7 +23,7 @@ pub(super) fn refine(group: &[f32], grid: &Grid, start: (f32, f32)) -> (f32, f32
         let Some(params) = Sums::of(group, grid, best.1).regression(grid.symmetric) else { break };
         let next = (squared(params), params);
         // Also where a sum has become infinite.
-        if !(next.0 < best.0) {
+        if next.0.is_nan() || next.0 >= best.0 {
             break;
         }
         let settled = best.0 - next.0 < SETTLED * best.0;

@@ -39,7 +39,7 @@ use crate::quant::BITS;
 use crate::{Error, LayerId, Result};
 
 /// Images that are measured on unless another number is asked for.
-const IMAGES: usize = 4;
+const IMAGES: usize = 2;
 /// Bytes of what goes between two blocks that stay in memory.
 const MEMORY: usize = 2_000_000_000;
 

@@ -49,9 +49,11 @@ pub(super) fn step(
                         &mut first[part.clone()],
                         &mut second[part.clone()],
                         &mut soft[part.clone()],
-                        &base[part.clone()],
-                        &gradient[part.clone()],
-                        &old[part],
+                        Given {
+                            base: &base[part.clone()],
+                            gradient: &gradient[part.clone()],
+                            old: &old[part],
+                        },
                     );
                 }
             });
@@ -72,13 +74,21 @@ struct Run {
     numbers: Numbers,
 }
 
+/// What a step reads of them: ⌊W/s⌋ + z, the loss' gradient, and the soft weights of the present V.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    base: &'a [i16],
+    gradient: &'a [f32],
+    old: &'a [f32],
+}
+
 /// Weights that [`sweep`] takes through its stages at a time: their numbers stay in the innermost cache.
 const BLOCK: usize = 256;
 
 /// One step of Adam on V and the soft weights of the new V.
 ///
-/// h of the present V is taken from the present soft weights, `old`, which saves an exponential. In stages, since one long chain of dependent operations would leave the processor waiting: short loops let it work
-/// on several weights at once. Compiled for several instruction sets, of which the best is taken at run time. None has
+/// h of the present V is taken from the present soft weights, which saves an exponential. In stages, since one long chain of
+/// dependent operations would leave the processor waiting: short loops let it work on several weights at once. Compiled for several instruction sets, of which the best is taken at run time. None has
 /// fused operations, so that the result is the same everywhere.
 #[multiversion::multiversion(targets("x86_64+avx2", "x86_64+avx512f+avx512vl"))]
 fn sweep<const REGULARISED: bool>(
@@ -87,11 +97,10 @@ fn sweep<const REGULARISED: bool>(
     first: &mut [f32],
     second: &mut [f32],
     soft: &mut [f32],
-    base: &[i16],
-    gradient: &[f32],
-    old: &[f32],
+    given: Given<'_>,
 ) {
     let Run { low, high, scale, zero, numbers: Numbers { adam, gain, lambda, beta } } = *run;
+    let Given { base, gradient, old } = given;
     let (gain, per_step) = (gain * scale, 1.0 / scale);
     let (mut rounding, mut slopes, mut towards) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
     let variables = v.chunks_mut(BLOCK).zip(first.chunks_mut(BLOCK)).zip(second.chunks_mut(BLOCK));
