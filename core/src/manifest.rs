@@ -230,6 +230,8 @@ pub struct RoundSettings {
     pub rounder: PluginChoice,
     /// Bits of every weight; default: the plan's.
     pub bits_w: Option<u8>,
+    /// Bits of every input at every timestep; default: the plan's.
+    pub bits_a: Option<u8>,
     /// What shares a step size.
     pub granularity: Granularity,
     /// Whether grids are symmetric around 0, without zero points.
@@ -256,6 +258,7 @@ impl Default for RoundSettings {
         Self {
             rounder: PluginChoice::named("adaround"),
             bits_w: None,
+            bits_a: None,
             granularity: Granularity::Channel,
             symmetric: false,
             rows: 1024,

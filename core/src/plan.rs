@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::LayerId;
+use crate::quant::activation_qmax;
+use crate::{LayerId, Result};
 
 /// The `format` of a [`QuantConfig`]. Versions 3 and 4 are the Python ancestor's, whose `scale` is the absmax.
 pub const QUANT_CONFIG_FORMAT: &str = "per_timestep_quant_config_v5";
@@ -43,6 +44,21 @@ pub struct QuantConfig {
     pub sigma_map: BTreeMap<usize, f32>,
     /// Totals.
     pub summary: PlanSummary,
+}
+
+impl QuantConfig {
+    /// The same plan with so many bits for every input at every timestep, up to the same magnitudes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Settings`] unless `bits` is 2 to 8.
+    pub fn with_activation_bits(mut self, bits: u8) -> Result<Self> {
+        let qmax = activation_qmax(bits)?;
+        for grid in self.per_timestep.values_mut().flat_map(BTreeMap::values_mut) {
+            (grid.bits, grid.scale) = (bits, grid.absmax / qmax);
+        }
+        self.summary.average_activation_bits = f64::from(bits);
+        Ok(self)
+    }
 }
 
 /// Totals of a plan.

@@ -48,6 +48,10 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
     bits_w: Option<u8>,
 
+    /// Bits of every input at every timestep, 2 to 8 [default: the plan's]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
+    bits_a: Option<u8>,
+
     /// Neighbouring inputs that share a step size [default: a whole output channel]
     #[arg(long, value_name = "N", value_parser = parse::count)]
     group_size: Option<usize>,
@@ -153,6 +157,7 @@ impl RoundArgs {
         Ok(RoundSettings {
             rounder,
             bits_w: self.bits_w,
+            bits_a: self.bits_a,
             granularity: self.group_size.map_or(default.granularity, Granularity::Group),
             symmetric: self.symmetric,
             rows: self.rows.or(preset.map(|p| p.2)).unwrap_or(default.rows),

@@ -162,7 +162,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
         let run = &session.run;
         let job = Job::new(session, settings)?;
         let plan_needed = job.variants.len() > 1;
-        let plan = if plan_needed { Some(load_plan(run, "generate", session.model.spec())?) } else { None };
+        let plan = if plan_needed { Some(plan(session)?) } else { None };
         let parts = parts([
             ("model", json!(session.model.spec().fingerprint)),
             ("sampler", session.sampler_identity()?),
@@ -209,6 +209,17 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
         write_json(&session.run.report_json(), &Report { stages: costs(session)?, ..report })?;
     }
     Ok(outcome)
+}
+
+/// The plan, with the bits of inputs that `round` put in the place of its own.
+fn plan(session: &Session) -> Result<QuantConfig> {
+    let plan = load_plan(&session.run, "generate", session.model.spec())?;
+    let weights = session.run.weights_config();
+    let bits = if weights.exists() { read_document::<WeightsConfig>(&weights)?.bits_a } else { None };
+    match bits {
+        Some(bits) => plan.with_activation_bits(bits),
+        None => Ok(plan),
+    }
 }
 
 fn fingerprint(evaluator: Option<&Evaluator>) -> Result<Option<String>> {

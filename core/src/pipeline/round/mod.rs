@@ -93,6 +93,9 @@ pub struct WeightsConfig {
     pub model_fingerprint: String,
     /// The rounder with its settings and origin.
     pub rounder: serde_json::Value,
+    /// Bits of every input, where `round` was told to replace the plan's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bits_a: Option<u8>,
     /// Rows that were learned from.
     pub rows: usize,
     /// Rows that only judged.
@@ -117,7 +120,10 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
         let run = &session.run;
         let spec = session.model.spec();
         let set = SampleSet::open(run, "round", &*session.model)?;
-        let config = load_plan(run, "round", spec)?;
+        let mut config = load_plan(run, "round", spec)?;
+        if let Some(bits) = settings.bits_a {
+            config = config.with_activation_bits(bits)?;
+        }
         let chosen = chosen_blocks(spec, settings)?;
         let rounder_identity = session.identity(Kind::Rounder, &settings.rounder)?;
         let rounder = session.registry.rounder(&settings.rounder.name, &settings.rounder.settings())?;
@@ -213,6 +219,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             model_version: spec.name.clone(),
             model_fingerprint: spec.fingerprint.clone(),
             rounder: rounder_identity,
+            bits_a: settings.bits_a,
             rows: rows.learn,
             held_out_rows: rows.count - rows.learn,
             end_to_end: tuned,
