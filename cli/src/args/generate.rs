@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use taq_core::manifest::{GenerateSettings, Prompts, Variant};
+use taq_core::manifest::{GenerateSettings, Prompts, StartImage, Variant};
 
 use super::{SessionArgs, parse};
 
@@ -13,12 +13,18 @@ use super::{SessionArgs, parse};
     about = "Stage 5: generate images with the quantized model and measure them",
     long_about = "Stage 5: generates images with full precision and with the quantized model at the same seeds, and \
                   measures the difference: generated/, report.json. What is quantized comes from \
-                  `taq decide` and `taq round`; with --full-precision nothing is needed.",
+                  `taq decide` and `taq round`; with --full-precision nothing is needed.\n\n\
+                  With --output-image, paints into a file instead, and leaves the run folder as it is: with the \
+                  quantized model alone, or with --compare beside full precision. PNG files tell in their texts how \
+                  they were made.",
     after_help = "Examples:\n  \
                   taq generate --run runs/a --prompt 'red heart' --prompt 'cat face'\n  \
                   taq generate --run runs/a --prompts prompts_test.txt --batch 8\n  \
                   taq generate --run runs/a --variants quantized       without the plan rounded to nearest\n  \
-                  taq generate --output pictures --full-precision --prompt 'slice of pizza' --seed 7"
+                  taq generate --output pictures --full-precision --prompt 'slice of pizza' --seed 7\n  \
+                  taq generate --run runs/a --prompt 'red heart' --output-image heart.png\n  \
+                  taq generate --run runs/a --prompt 'red heart' --output-image both.png --compare --diff-stats\n  \
+                  taq generate --run runs/a --prompt 'cat face' --img2img heart.png --strength 0.7 --output-image cat.png"
 )]
 pub(crate) struct GenerateArgs {
     /// A prompt; may be given several times. Calibration should not have seen it
@@ -29,6 +35,31 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
+    /// What guidance leads away from [default: the empty prompt]
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+
+    /// Begin from this PNG image in place of noise alone
+    #[arg(long, value_name = "FILE")]
+    img2img: Option<PathBuf>,
+
+    /// Share of the schedule that is run from the image, above 0 and at most 1: the less, the more of it stays
+    /// [default: 0.6]
+    #[arg(long, value_name = "S", value_parser = parse::strength, requires = "img2img")]
+    strength: Option<f32>,
+
+    /// Paint into this PNG file, with several prompts into files numbered after it, and leave the run folder as it is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_image: Option<PathBuf>,
+
+    /// Show all variants side by side in the file of --output-image, and score them
+    #[arg(long, requires = "output_image")]
+    pub(crate) compare: bool,
+
+    /// Say of every image how far it is from its full-precision twin
+    #[arg(long)]
+    pub(crate) diff_stats: bool,
+
     /// Steps of the sampler [default: the calibration's, which the plan is made for]
     #[arg(long, value_name = "N", value_parser = parse::count, visible_alias = "num-steps")]
     steps: Option<usize>,
@@ -37,8 +68,9 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "W", value_parser = parse::not_negative, visible_alias = "cfg-weight")]
     cfg: Option<f32>,
 
-    /// Pixels of the image: 64, or 64x96 (height x width) [default: the calibration's]
-    #[arg(long, value_name = "SIZE", value_parser = parse::image_size)]
+    /// Pixels of the image: 64, or 64x96 (height x width) [default: the start image's, else the
+    /// calibration's]
+    #[arg(long = "size", value_name = "SIZE", value_parser = parse::image_size, visible_alias = "image-size")]
     image_size: Option<(usize, usize)>,
 
     /// Images in one forward pass [default: 8]
@@ -87,6 +119,11 @@ impl GenerateArgs {
         GenerateSettings {
             variants: self.variants(),
             noise: self.noise.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            img2img: self.img2img.clone().map(|image| StartImage {
+                image,
+                strength: self.strength.unwrap_or_else(StartImage::default_strength),
+            }),
             evaluator: self.evaluator.clone(),
             prompts: match &self.prompts {
                 Some(file) => Some(Prompts::File(file.clone())),

@@ -1,5 +1,6 @@
 //! What the subcommands do. One file each; the five stages share one.
 
+mod differences;
 mod doctor;
 mod plot;
 mod plugins;

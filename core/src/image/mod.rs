@@ -4,6 +4,7 @@ mod png;
 mod sheet;
 mod text;
 
+pub(crate) use png::level;
 pub use sheet::{SheetLayout, sheet};
 
 use mlx_rs::Array;

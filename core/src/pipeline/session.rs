@@ -69,6 +69,11 @@ impl Session {
         Ok(json!({ "name": label(&choice.name), "settings": choice.settings(), "origin": origin }))
     }
 
+    /// Name of the sampler.
+    pub fn sampler_name(&self) -> &str {
+        &self.sampler_choice.name
+    }
+
     /// For fingerprints: the sampler.
     pub fn sampler_identity(&self) -> Result<Value> {
         self.identity(Kind::Sampler, &self.sampler_choice)
@@ -102,8 +107,13 @@ impl Session {
 
     /// Prompts encoded with the empty prompt, ready for [`Guidance`].
     pub fn encode(&self, prompts: &[String]) -> Result<Encoded> {
+        self.encode_against(prompts, "")
+    }
+
+    /// The same with another prompt in the empty one's place: what guidance leads away from.
+    pub fn encode_against(&self, prompts: &[String], negative: &str) -> Result<Encoded> {
         let prompts = self.model.condition(prompts)?;
-        let empty = self.model.condition(&[String::new()])?;
+        let empty = self.model.condition(&[negative.to_owned()])?;
         mlx_rs::transforms::eval([&prompts.tokens, &prompts.pooled, &empty.tokens, &empty.pooled])?;
         Ok(Encoded { prompts, empty })
     }
