@@ -46,3 +46,11 @@ for name, (a, b) in [("full rank", full), ("lifted", lifted), ("fewer images tha
     print(f"{name}: FID {fid(a, b)!r}, KID {kid(a, b)!r}")
 logits = (np.float32(3) * waves(40, 6, 0.0, 0.0).astype(np.float32)).astype(np.float64)
 print("inception score, whole:", inception(logits, 1)[0], "in three parts:", *inception(logits, 3))
+
+# Image::resized (core/src/image/resize.rs), every seventh value; scikit-image 0.26.0.
+from skimage.transform import resize
+
+image = (np.arange(36) * 7 % 11 / 10).reshape(4, 3, 3)
+for size in [(6, 5), (3, 2)]:
+    values = resize(image, size, order=1, mode="edge", anti_aliasing=False).ravel()[::7]
+    print("resized to", size, [round(float(v), 7) for v in values])

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use taq_core::manifest::{GenerateSettings, Prompts, StartImage, Variant};
+use taq_core::manifest::{GenerateSettings, StartImage, Variant};
 
-use super::{SessionArgs, parse};
+use super::{ImageArgs, SessionArgs, parse};
 
 /// Flags of `taq generate`.
 #[derive(Debug, clap::Args)]
@@ -27,17 +27,8 @@ use super::{SessionArgs, parse};
                   taq generate --run runs/a --prompt 'cat face' --img2img heart.png --strength 0.7 --output-image cat.png"
 )]
 pub(crate) struct GenerateArgs {
-    /// A prompt; may be given several times. Calibration should not have seen it
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompts")]
-    prompt: Vec<String>,
-
-    /// Prompts: a text file with one a line, or a csv file (column `prompt`, else the first)
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
-
-    /// What guidance leads away from [default: the empty prompt]
-    #[arg(long, value_name = "TEXT")]
-    negative_prompt: Option<String>,
+    #[command(flatten)]
+    images: ImageArgs,
 
     /// Begin from this PNG image in place of noise alone
     #[arg(long, value_name = "FILE")]
@@ -59,31 +50,6 @@ pub(crate) struct GenerateArgs {
     /// Say of every image how far it is from its full-precision twin
     #[arg(long)]
     pub(crate) diff_stats: bool,
-
-    /// Steps of the sampler [default: the calibration's, which the plan is made for]
-    #[arg(long, value_name = "N", value_parser = parse::count, visible_alias = "num-steps")]
-    steps: Option<usize>,
-
-    /// Classifier-free guidance weight, 0 to switch it off [default: the calibration's]
-    #[arg(long, value_name = "W", value_parser = parse::not_negative, visible_alias = "cfg-weight")]
-    cfg: Option<f32>,
-
-    /// Pixels of the image: 64, or 64x96 (height x width) [default: the start image's, else the
-    /// calibration's]
-    #[arg(long = "size", value_name = "SIZE", value_parser = parse::image_size, visible_alias = "image-size")]
-    image_size: Option<(usize, usize)>,
-
-    /// Images in one forward pass [default: 8]
-    #[arg(long, value_name = "N", value_parser = parse::count, visible_alias = "batch-size")]
-    batch: Option<usize>,
-
-    /// Start latents in place of seeded noise: a safetensors file with one tensor [images, channels, h, w], f32
-    #[arg(long, value_name = "FILE")]
-    noise: Option<PathBuf>,
-
-    /// Folder with classifier.onnx and labels.json, for prompt accuracy [default: the model's own, if it brings one]
-    #[arg(long, value_name = "FOLDER")]
-    evaluator: Option<PathBuf>,
 
     /// What to run besides full precision [default: what the run folder has the files for]
     #[arg(
@@ -115,25 +81,11 @@ enum VariantChoice {
 impl GenerateArgs {
     /// The settings that the flags ask for.
     pub(crate) fn settings(&self) -> GenerateSettings {
-        let default = GenerateSettings::default();
+        let strength = self.strength.unwrap_or_else(StartImage::default_strength);
         GenerateSettings {
             variants: self.variants(),
-            noise: self.noise.clone(),
-            negative_prompt: self.negative_prompt.clone(),
-            img2img: self.img2img.clone().map(|image| StartImage {
-                image,
-                strength: self.strength.unwrap_or_else(StartImage::default_strength),
-            }),
-            evaluator: self.evaluator.clone(),
-            prompts: match &self.prompts {
-                Some(file) => Some(Prompts::File(file.clone())),
-                None if self.prompt.is_empty() => None,
-                None => Some(Prompts::List(self.prompt.clone())),
-            },
-            num_steps: self.steps,
-            cfg_weight: self.cfg,
-            image_size: self.image_size,
-            batch_size: self.batch.unwrap_or(default.batch_size),
+            img2img: self.img2img.clone().map(|image| StartImage { image, strength }),
+            ..self.images.settings()
         }
     }
 

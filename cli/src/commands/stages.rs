@@ -107,16 +107,7 @@ pub(crate) fn generate(host: Host, args: &GenerateArgs) -> Result<(), Failure> {
 
 /// `taq generate --output-image`: reads the run folder if there is one, and never writes to it.
 fn picture(host: Host, args: &GenerateArgs, file: &Path) -> Result<(), Failure> {
-    let choice = args.session.choice(&host.registry)?;
-    let nowhere;
-    let run = match args.session.run.is_dir() {
-        true => RunFolder::open(&args.session.run)?,
-        false => {
-            nowhere = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-            RunFolder::create(nowhere.path())?
-        }
-    };
-    let session = open(host, &choice, run, false)?;
+    let (session, _nowhere) = reading(host, &args.session)?;
     let compared = args.compare || args.diff_stats;
     let painted = pipeline::picture(&session, &args.settings(), file, compared, args.compare);
     session.cx.progress.end();
@@ -128,6 +119,18 @@ fn picture(host: Host, args: &GenerateArgs, file: &Path) -> Result<(), Failure> 
         print(&format!("\n{}", differences::table(&painted.scores).render(terminal_width())))?;
     }
     Ok(())
+}
+
+/// A session that reads the run folder and leaves it as it is; without one, an empty folder that goes with what is returned
+/// beside the session.
+pub(super) fn reading(host: Host, args: &SessionArgs) -> Result<(Session, Option<tempfile::TempDir>)> {
+    let choice = args.choice(&host.registry)?;
+    if args.run.is_dir() {
+        return Ok((open(host, &choice, RunFolder::open(&args.run)?, false)?, None));
+    }
+    let nowhere = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let run = RunFolder::create(nowhere.path())?;
+    Ok((open(host, &choice, run, false)?, Some(nowhere)))
 }
 
 /// `taq run`.

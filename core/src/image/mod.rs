@@ -1,6 +1,7 @@
 //! Images: pixels in memory, PNG files, and sheets to compare many at a glance.
 
 mod png;
+mod resize;
 mod sheet;
 mod text;
 

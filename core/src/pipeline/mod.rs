@@ -1,6 +1,7 @@
 //! The stages: each takes settings and a [`Session`], works into the session's run folder, and can be killed at
 //! any moment and started again.
 
+mod bench;
 mod boundary;
 mod cache;
 mod calibrate;
@@ -27,6 +28,7 @@ mod session;
 mod taqdit;
 mod trajectory;
 
+pub use bench::{BenchEntry, BenchReport, BenchSettings, Latency, Memory, SetDistances, Subject, bench};
 pub use cache::{CacheMetadata, CacheSample, cache};
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
 pub use decide::{check_plan, decide, policy_request};
