@@ -283,6 +283,26 @@ pub enum Variant {
     Quantized,
 }
 
+/// An image to begin from (SDEdit, Meng et al., arXiv 2108.01073).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartImage {
+    /// A PNG file; every prompt begins from it.
+    pub image: PathBuf,
+    /// How much of the schedule is run, more than 0 and at most 1: at 1 nothing is left of the image, as less is run
+    /// more of it stays.
+    #[serde(default = "StartImage::default_strength")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub strength: f32,
+}
+
+impl StartImage {
+    /// The strength unless another is asked for: diffusers' for SD3.
+    pub fn default_strength() -> f32 {
+        0.6
+    }
+}
+
 /// Settings of `generate`: images of the quantized model, measured against full precision at the same seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -291,11 +311,15 @@ pub struct GenerateSettings {
     pub prompts: Option<Prompts>,
     /// Start latents: a safetensors file with one tensor `[images, channels, h, w]`, f32, in place of seeded noise.
     pub noise: Option<PathBuf>,
+    /// What guidance leads away from; default: the empty prompt. Without guidance it has no effect.
+    pub negative_prompt: Option<String>,
+    /// Begin from an image in place of noise alone.
+    pub img2img: Option<StartImage>,
     /// Steps of the sampler; default: the calibration's, since the plan is made for its timesteps.
     pub num_steps: Option<usize>,
     /// Classifier-free guidance weight, 0 to switch it off; default: the calibration's.
     pub cfg_weight: Option<f32>,
-    /// Height and width of the image in pixels; default: the calibration's.
+    /// Height and width of the image in pixels; default: the start image's, else the calibration's.
     pub image_size: Option<(usize, usize)>,
     /// Images in one forward pass.
     pub batch_size: usize,
@@ -311,6 +335,8 @@ impl Default for GenerateSettings {
         Self {
             prompts: None,
             noise: None,
+            negative_prompt: None,
+            img2img: None,
             num_steps: None,
             cfg_weight: None,
             image_size: None,
@@ -369,7 +395,8 @@ impl Pipeline {
         let base = path.parent().unwrap_or(Path::new(""));
         let calibrate = pipeline.calibrate.as_mut().and_then(|s| s.prompts.as_mut());
         if let Some(generate) = &mut pipeline.generate {
-            let paths = [&mut generate.noise, &mut generate.evaluator];
+            let start = generate.img2img.as_mut().map(|start| &mut start.image);
+            let paths = [generate.noise.as_mut(), generate.evaluator.as_mut(), start];
             paths.into_iter().flatten().for_each(|path| *path = base.join(&*path));
         }
         if let Some(decide) = &mut pipeline.decide

@@ -1,10 +1,12 @@
 //! What can stand on the command line. One file a subcommand: its flags, and how they become validated settings.
 
+mod bench;
 mod cache;
 mod calibrate;
 mod decide;
 mod doctor;
 mod generate;
+mod images;
 mod observe;
 mod parse;
 mod plot;
@@ -20,11 +22,13 @@ mod session;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::BenchArgs;
 pub(crate) use cache::CacheArgs;
 pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use decide::DecideArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use generate::GenerateArgs;
+pub(crate) use images::ImageArgs;
 pub(crate) use observe::ObserveArgs;
 pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{PluginsArgs, PluginsCommand};
@@ -105,6 +109,7 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     Round(RoundArgs),
     Generate(GenerateArgs),
+    Bench(BenchArgs),
     Plot(PlotArgs),
     Report(ReportArgs),
     Plugins(PluginsArgs),

@@ -38,6 +38,14 @@ pub(super) fn not_negative(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A share that is more than 0 and at most 1.
+pub(super) fn strength(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(s) if s > 0.0 && s <= 1.0 => Ok(s),
+        _ => Err("expected a number above 0 and at most 1".into()),
+    }
+}
+
 /// Widths of integers, such as `2,3,4`; `none` is an empty list.
 #[derive(Debug, Clone)]
 pub(super) struct Widths(pub(super) Vec<u8>);
@@ -93,6 +101,13 @@ mod tests {
         for wrong in ["", "4,", "9", "4-8", "nothing"] {
             assert!(widths(wrong).unwrap_err().contains("expected 2 to 8"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn strengths_are_shares() {
+        assert_eq!(strength("0.6"), Ok(0.6));
+        assert_eq!(strength("1"), Ok(1.0));
+        assert!(strength("0").is_err() && strength("1.01").is_err() && strength("nan").is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the subcommands do. One file each; the five stages share one.
 
+mod bench;
+mod differences;
 mod doctor;
 mod plot;
 mod plugins;
@@ -45,6 +47,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Cache(args) => stages::cache(host, &args),
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
+        Command::Bench(args) => bench::bench(host, &args),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),

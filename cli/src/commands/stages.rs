@@ -7,7 +7,7 @@ use taq_core::artifacts::{LOCK_FILE, RunFolder, SessionChoice, read_document};
 use taq_core::pipeline::{self, Outcome, Report, Sensitivities, Session};
 use taq_core::{Context, Error, Result};
 
-use super::{Host, plot, profile, report, scores, sensitivity};
+use super::{Host, differences, plot, profile, report, scores, sensitivity};
 use crate::args::{
     CacheArgs, CalibrateArgs, DecideArgs, GenerateArgs, ObserveArgs, ProfileArgs, RoundArgs, RunArgs,
     SensitivityArgs, SessionArgs,
@@ -92,9 +92,45 @@ pub(crate) fn generate(host: Host, args: &GenerateArgs) -> Result<(), Failure> {
     if !args.full_precision {
         needs_run(&args.session, "generate", "a plan")?;
     }
+    if let Some(file) = &args.output_image {
+        return picture(host, args, file);
+    }
     let root = &args.session.run;
     no_traces(root, || stage(host, &args.session, |session| pipeline::generate(session, &settings)))?;
-    print(&scores(root)?)
+    print(&scores(root)?)?;
+    if args.diff_stats {
+        let report: Report = read_document(&RunFolder::open(root)?.report_json())?;
+        print(&format!("\n{}", differences::table(&report.variants).render(terminal_width())))?;
+    }
+    Ok(())
+}
+
+/// `taq generate --output-image`: reads the run folder if there is one, and never writes to it.
+fn picture(host: Host, args: &GenerateArgs, file: &Path) -> Result<(), Failure> {
+    let (session, _nowhere) = reading(host, &args.session)?;
+    let compared = args.compare || args.diff_stats;
+    let painted = pipeline::picture(&session, &args.settings(), file, compared, args.compare);
+    session.cx.progress.end();
+    let painted = painted?;
+    for file in &painted.files {
+        print(&format!("{}\n", file.display()))?;
+    }
+    if compared && !painted.scores.is_empty() {
+        print(&format!("\n{}", differences::table(&painted.scores).render(terminal_width())))?;
+    }
+    Ok(())
+}
+
+/// A session that reads the run folder and leaves it as it is; without one, an empty folder that goes with what is returned
+/// beside the session.
+pub(super) fn reading(host: Host, args: &SessionArgs) -> Result<(Session, Option<tempfile::TempDir>)> {
+    let choice = args.choice(&host.registry)?;
+    if args.run.is_dir() {
+        return Ok((open(host, &choice, RunFolder::open(&args.run)?, false)?, None));
+    }
+    let nowhere = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let run = RunFolder::create(nowhere.path())?;
+    Ok((open(host, &choice, run, false)?, Some(nowhere)))
 }
 
 /// `taq run`.

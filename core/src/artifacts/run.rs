@@ -238,6 +238,11 @@ impl RunFolder {
         self.generated().join(variant.name()).join(format!("{image:04}.png"))
     }
 
+    /// What `bench` found and painted.
+    pub fn bench(&self) -> PathBuf {
+        self.root.join("bench")
+    }
+
     /// A path below the run folder as the documents write it, with `/`.
     pub fn relative(&self, path: &Path) -> String {
         let path = path.strip_prefix(&self.root).unwrap_or(path);
@@ -296,6 +301,7 @@ mod tests {
             relative(run.generated_image(Variant::FullPrecision, 3)),
             "generated/full-precision/0003.png"
         );
+        assert_eq!(relative(run.bench()), "bench");
         assert_eq!(relative(run.report_json()), "report.json");
         assert_eq!(relative(run.report_html()), "report.html");
         assert_eq!(relative(run.stage("calibrate")), "stages/calibrate.json");

@@ -8,8 +8,8 @@ use super::stage::StageRecord;
 use crate::evaluator::Labels;
 use crate::manifest::Pipeline;
 use crate::pipeline::{
-    BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities, TemporalAnalysis,
-    WeightsConfig,
+    BenchReport, BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities,
+    TemporalAnalysis, WeightsConfig,
 };
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
@@ -17,6 +17,7 @@ use crate::stats::{StatisticsIndex, StepIndex};
 /// Name and schema of every document, sorted by name.
 pub fn schemas() -> Vec<(&'static str, Schema)> {
     let mut all = vec![
+        ("bench", schema_for!(BenchReport)),
         ("block_cost", schema_for!(BlockCost)),
         ("block_record", schema_for!(BlockMetrics)),
         ("cache_metadata", schema_for!(CacheMetadata)),

@@ -11,11 +11,13 @@
 //! other metric.
 
 mod classifier;
+mod extractor;
 mod labels;
 
 use std::path::{Path, PathBuf};
 
 use classifier::Classifier;
+pub use extractor::{FeatureExtractor, PixelRange};
 pub use labels::Labels;
 
 use crate::artifacts::{Fingerprint, Parts, file_hash, read_json};

@@ -1,9 +1,11 @@
 //! Images: pixels in memory, PNG files, and sheets to compare many at a glance.
 
 mod png;
+mod resize;
 mod sheet;
 mod text;
 
+pub(crate) use png::level;
 pub use sheet::{SheetLayout, sheet};
 
 use mlx_rs::Array;

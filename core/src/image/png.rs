@@ -25,7 +25,7 @@ impl Image {
         if self.pixels.iter().any(|v| !v.is_finite()) {
             return Err(Error::NotFinite { what: format!("the image for `{}`", path.display()) });
         }
-        let bytes: Vec<u8> = self.pixels.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0 + 0.5) as u8).collect();
+        let bytes: Vec<u8> = self.pixels.iter().map(|&v| level(v)).collect();
         let (Ok(width), Ok(height)) = (u32::try_from(self.width), u32::try_from(self.height)) else {
             return Err(Error::malformed(KIND, path, "a side has over 2³² pixels"));
         };
@@ -79,6 +79,11 @@ impl Image {
         let image = Self::new(frame.height as usize, frame.width as usize, pixels)?;
         Ok((image, texts(reader.info())))
     }
+}
+
+/// The grey level, 0 to 255, that a PNG file holds of a value.
+pub(crate) fn level(value: f32) -> u8 {
+    (value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8
 }
 
 fn texts(info: &png::Info<'_>) -> BTreeMap<String, String> {

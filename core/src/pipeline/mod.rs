@@ -1,16 +1,19 @@
 //! The stages: each takes settings and a [`Session`], works into the session's run folder, and can be killed at
 //! any moment and started again.
 
+mod bench;
 mod boundary;
 mod cache;
 mod calibrate;
 mod decide;
 mod generate;
+mod generation;
 mod gradient;
 mod guidance;
 mod importance;
 mod meter;
 mod observe;
+mod picture;
 mod profile;
 mod prompts;
 mod quantized;
@@ -25,6 +28,7 @@ mod session;
 mod taqdit;
 mod trajectory;
 
+pub use bench::{BenchEntry, BenchReport, BenchSettings, Latency, Memory, SetDistances, Subject, bench};
 pub use cache::{CacheMetadata, CacheSample, cache};
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
 pub use decide::{
@@ -34,6 +38,7 @@ pub use decide::{
 pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::{Description, MakeObservers, ObserverTap, observe};
+pub use picture::{Picture, picture};
 pub use profile::{ProfileSummary, profile, profile_summary};
 pub use prompts::load_prompts;
 pub use quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};

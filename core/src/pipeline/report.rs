@@ -7,7 +7,7 @@ use super::Outcome;
 use super::round::BlockMetrics;
 use crate::artifacts::Document;
 use crate::manifest::Variant;
-use crate::metrics::Interval;
+use crate::metrics::{Interval, LevelDifference};
 use crate::plan::PlanSummary;
 
 /// One image against its full-precision twin.
@@ -25,6 +25,9 @@ pub struct ImageScore {
     pub psnr: Option<f64>,
     /// Structural similarity, at most 1.
     pub ssim: f64,
+    /// The same images as PNG files hold them; absent in reports of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<LevelDifference>,
     /// The class that the evaluator takes the image for; absent without an evaluator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen_as: Option<String>,

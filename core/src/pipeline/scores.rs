@@ -8,12 +8,21 @@ use crate::Result;
 use crate::evaluator::{Evaluator, Sight};
 use crate::image::Image;
 use crate::manifest::Variant;
-use crate::metrics::{bootstrap, decibels, mse, relative_l2_arrays, ssim};
+use crate::metrics::{bootstrap, decibels, level_difference, mse, relative_l2_arrays, ssim};
 
 /// Final latents and images of one variant.
 pub(super) struct Generated {
     pub(super) latents: Array,
     pub(super) images: Vec<Image>,
+    /// What each batch took, from its encoded prompts to its decoded images.
+    pub(super) batches: Vec<BatchTime>,
+}
+
+/// What one batch took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct BatchTime {
+    pub(super) images: usize,
+    pub(super) seconds: f64,
 }
 
 /// What the evaluator said of one image.
@@ -68,6 +77,7 @@ pub(super) fn compare(
             mse: error,
             psnr: finite(decibels(error)),
             ssim: ssim(a.pixels(), b.pixels(), a.height(), a.width(), 3)?,
+            levels: Some(level_difference(a.pixels(), b.pixels())?),
             seen_as: judgement.map(|j| j.seen_as.clone()),
             recognized: judgement.and_then(|j| j.recognized),
         });
@@ -131,6 +141,7 @@ mod tests {
             mse,
             psnr: finite(decibels(mse)),
             ssim,
+            levels: None,
             seen_as: None,
             recognized: None,
         }

@@ -72,6 +72,11 @@ impl Session {
         Ok(json!({ "name": label(&choice.name), "settings": choice.settings(), "origin": origin }))
     }
 
+    /// Name of the sampler.
+    pub fn sampler_name(&self) -> &str {
+        &self.sampler_choice.name
+    }
+
     /// For fingerprints: the sampler.
     pub fn sampler_identity(&self) -> Result<Value> {
         self.identity(Kind::Sampler, &self.sampler_choice)
@@ -106,6 +111,11 @@ impl Session {
     /// Prompts encoded with the empty prompt, ready for [`Guidance`]. A few at a time: what the text encoders take in between
     /// does not grow with the number of prompts.
     pub fn encode(&self, prompts: &[String]) -> Result<Encoded> {
+        self.encode_against(prompts, "")
+    }
+
+    /// The same with another prompt in the empty one's place: what guidance leads away from.
+    pub fn encode_against(&self, prompts: &[String], negative: &str) -> Result<Encoded> {
         let condition = |prompts: &[String]| -> Result<Conditioning> {
             let all = self.model.condition(prompts)?;
             mlx_rs::transforms::eval([&all.tokens, &all.pooled])?;
@@ -113,7 +123,7 @@ impl Session {
         };
         let parts = prompts.chunks(PROMPTS).map(condition).collect::<Result<Vec<_>>>()?;
         let prompts = Conditioning::concat(&parts.iter().collect::<Vec<_>>())?;
-        Encoded::new(prompts, condition(&[String::new()])?)
+        Encoded::new(prompts, condition(&[negative.to_owned()])?)
     }
 }
 

@@ -27,10 +27,21 @@ impl Trajectory<'_> {
         noise: Array,
         tap: &mut dyn Tap,
         cx: &Context,
+        before: impl FnMut(&Array, usize) -> Result<()>,
+    ) -> Result<Array> {
+        self.run_from(0, noise, tap, cx, before)
+    }
+
+    /// [`Self::run`] of the steps from `first` on; `x` is the latent at that step's noise level.
+    pub fn run_from(
+        &self,
+        first: usize,
+        mut x: Array,
+        tap: &mut dyn Tap,
+        cx: &Context,
         mut before: impl FnMut(&Array, usize) -> Result<()>,
     ) -> Result<Array> {
-        let mut x = noise;
-        for step in 0..self.schedule.steps() {
+        for step in first..self.schedule.steps() {
             cx.check()?;
             before(&x, step)?;
             let timestep = self.schedule.timesteps[step];

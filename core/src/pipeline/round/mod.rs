@@ -250,6 +250,17 @@ pub(super) fn load_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) 
     Ok(config)
 }
 
+/// The plan that a run's quantized model follows: its own, with the bits of inputs that `round` put in the place of its.
+pub(super) fn effective_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) -> Result<QuantConfig> {
+    let plan = load_plan(run, stage, spec)?;
+    let weights = run.weights_config();
+    let bits = if weights.exists() { read_document::<WeightsConfig>(&weights)?.bits_a } else { None };
+    match bits {
+        Some(bits) => plan.with_activation_bits(bits),
+        None => Ok(plan),
+    }
+}
+
 fn cost(run: &RunFolder, block: &BlockId) -> Result<(BlockId, BlockCost)> {
     Ok((block.clone(), read_json(&run.block_cost(block), "cost of a block")?))
 }

@@ -1,0 +1,187 @@
+//! What can be benched, by name, and how it is made.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::artifacts::{RunFolder, read_document};
+use crate::manifest::Variant;
+use crate::pipeline::Session;
+use crate::pipeline::generate::layers;
+use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
+use crate::pipeline::round::{WeightsConfig, effective_plan, load_plan};
+use crate::quant::{BITS, Clipping, Grid, nearest, packed_len};
+use crate::{LayerSpec, Result};
+
+/// A model to bench.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Subject {
+    /// Full precision.
+    FullPrecision,
+    /// The run's plan, every weight rounded to nearest.
+    Nearest,
+    /// The run's plan and rounded weights.
+    Quantized,
+    /// Weights rounded to nearest at one width, and all inputs at another, over the ranges of the run's plan.
+    Widths {
+        /// Bits of weights.
+        weights: u8,
+        /// Bits of inputs.
+        activations: u8,
+    },
+    /// Plan and rounded weights of another run of the same model; without rounded weights, rounded to nearest.
+    Run(PathBuf),
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "fp" | "full-precision" => Self::FullPrecision,
+            "nearest" => Self::Nearest,
+            "quantized" => Self::Quantized,
+            _ => match widths(text) {
+                Some((weights, activations)) => Self::Widths { weights, activations },
+                None if PathBuf::from(text).is_dir() => Self::Run(text.into()),
+                None => {
+                    return Err(format!(
+                        "`{text}` is no run folder; expected fp, nearest, quantized, widths of 2 to 8 bits as w4a8, or the \
+                         path of a run folder"
+                    ));
+                }
+            },
+        })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FullPrecision => f.write_str("fp"),
+            Self::Nearest => f.write_str("nearest"),
+            Self::Quantized => f.write_str("quantized"),
+            Self::Widths { weights, activations } => write!(f, "w{weights}a{activations}"),
+            Self::Run(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// `w4a8`.
+fn widths(text: &str) -> Option<(u8, u8)> {
+    let (weights, activations) = text.strip_prefix('w')?.split_once('a')?;
+    let bits = |text: &str| text.parse().ok().filter(|bits| BITS.contains(bits));
+    Some((bits(weights)?, bits(activations)?))
+}
+
+/// A quantized model, ready to run.
+pub(super) struct Made {
+    pub(super) activations: ActivationPlan,
+    pub(super) layers: QuantizedLayers,
+    pub(super) variant: Variant,
+    pub(super) weight_bits: f64,
+    pub(super) activation_bits: f64,
+    pub(super) weight_bytes: u64,
+}
+
+/// `None` of full precision.
+pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>> {
+    let (run, variant) = match subject {
+        Subject::FullPrecision => return Ok(None),
+        Subject::Nearest => (session.run.clone(), Variant::Nearest),
+        Subject::Quantized => (session.run.clone(), Variant::Quantized),
+        Subject::Widths { weights, activations } => {
+            return widened(session, *weights, *activations).map(Some);
+        }
+        Subject::Run(path) => {
+            let run = RunFolder::open(path)?;
+            let rounded = run.weights_config().exists();
+            (run, if rounded { Variant::Quantized } else { Variant::Nearest })
+        }
+    };
+    let spec = session.model.spec();
+    let plan = effective_plan(&run, "bench", spec)?;
+    let activations = ActivationPlan::load(&run, spec, &plan)?;
+    let layers = layers(session, &run, &plan, &activations, variant)?;
+    let config: Option<WeightsConfig> = match run.weights_config().exists() {
+        true => Some(read_document(&run.weights_config())?),
+        false => None,
+    };
+    let grid = |layer: &LayerSpec| -> Result<Option<Grid>> {
+        match &config {
+            Some(config) => Ok(config.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)).copied()),
+            None => plan.weight_bits.get(&layer.id).map(|&bits| Grid::channel(bits)).transpose(),
+        }
+    };
+    let (weight_bits, weight_bytes) = sizes(session, grid)?;
+    let activation_bits = plan.summary.average_activation_bits;
+    Ok(Some(Made { activations, layers, variant, weight_bits, activation_bits, weight_bytes }))
+}
+
+fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
+    let spec = session.model.spec();
+    let plan = load_plan(&session.run, "bench", spec)?.with_activation_bits(activations)?;
+    let inputs = ActivationPlan::load(&session.run, spec, &plan)?;
+    let grid = Grid::channel(weights)?;
+    let mut layers = QuantizedLayers::new();
+    for layer in spec.layers() {
+        let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
+        layers.insert(layer.id.clone(), inputs.layer(&layer.id, weight)?);
+    }
+    let (weight_bits, weight_bytes) = sizes(session, |_| Ok(Some(grid)))?;
+    Ok(Made {
+        activations: inputs,
+        layers,
+        variant: Variant::Nearest,
+        weight_bits,
+        activation_bits: f64::from(activations),
+        weight_bytes,
+    })
+}
+
+/// Average bits of the weights (16 where a layer has no grid), and their bytes with step sizes and zero points in f32.
+fn sizes(session: &Session, grid: impl Fn(&LayerSpec) -> Result<Option<Grid>>) -> Result<(f64, u64)> {
+    let (mut bits, mut bytes, mut all) = (0_u64, 0_u64, 0_u64);
+    for layer in session.model.spec().layers() {
+        let weights = layer.in_features * layer.out_features;
+        all += weights as u64;
+        match grid(layer)? {
+            Some(grid) => {
+                let groups = grid.layout([layer.out_features, layer.in_features])?.groups;
+                let parts = if grid.symmetric { 4 } else { 8 };
+                bits += weights as u64 * u64::from(grid.bits);
+                bytes += (packed_len(weights, grid.bits) + parts * groups) as u64;
+            }
+            None => {
+                bits += 16 * weights as u64;
+                bytes += 2 * weights as u64;
+            }
+        }
+    }
+    Ok((bits as f64 / all.max(1) as f64, bytes))
+}
+
+/// Bytes of full precision, 16 bits a weight.
+pub(super) fn full_bytes(session: &Session) -> u64 {
+    session.model.spec().layers().map(|l| 2 * (l.in_features * l.out_features) as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back() {
+        for name in ["fp", "nearest", "quantized", "w4a8", "w2a6"] {
+            assert_eq!(name.parse::<Subject>().unwrap().to_string(), name);
+        }
+        assert_eq!("full-precision".parse(), Ok(Subject::FullPrecision));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        assert_eq!(path.parse(), Ok(Subject::Run(path.into())));
+        for wrong in ["w1a8", "w4a9", "w4", "no/such/folder", ""] {
+            let message = wrong.parse::<Subject>().unwrap_err();
+            assert!(message.contains("is no run folder"), "{message}");
+        }
+    }
+}
