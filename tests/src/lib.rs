@@ -4,4 +4,5 @@
 pub mod chromium;
 pub mod golden;
 pub mod paths;
+pub mod python;
 pub mod taq;

@@ -6,6 +6,7 @@ mod boundary;
 mod cache;
 mod calibrate;
 mod decide;
+mod export;
 mod generate;
 mod generation;
 mod gradient;
@@ -32,6 +33,7 @@ pub use bench::{BenchEntry, BenchReport, BenchSettings, Latency, Memory, SetDist
 pub use cache::{CacheMetadata, CacheSample, cache};
 pub use calibrate::{CalibrationSize, calibrate, calibration_size};
 pub use decide::{check_plan, decide, policy_request};
+pub use export::{ExportFormat, Exported, export};
 pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::observe;
