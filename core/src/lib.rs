@@ -15,6 +15,7 @@
 //! Tensors are [`mlx_rs::Array`]s. They are `Send` but not `Sync`: a model is driven from one thread.
 
 pub mod artifacts;
+mod checkpoint;
 mod choose_layers;
 mod context;
 mod error;
@@ -38,6 +39,7 @@ pub mod stats;
 mod tap;
 pub mod wasm;
 
+pub use checkpoint::{Checkpoint, Original, StoredTensor};
 pub use choose_layers::choose_layers;
 pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};
@@ -59,4 +61,4 @@ pub use tap::{Identity, LinearCall, Tap};
 pub use taq_policy::testing;
 
 // For `register!` and for plugin authors: the crates whose types stand in this crate's signatures.
-pub use {inventory, mlx_rs, schemars, serde, serde_json};
+pub use {inventory, mlx_rs, safetensors, schemars, serde, serde_json};

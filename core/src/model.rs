@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mlx_rs::{Array, ops};
 
 use crate::rows::take_rows;
-use crate::{LayerId, ModelSpec, Result, Tap};
+use crate::{Checkpoint, Error, LayerId, ModelSpec, Result, Tap};
 
 /// Prompts, encoded.
 #[derive(Debug, Clone)]
@@ -159,4 +159,12 @@ pub trait Model {
 
     /// Replaces the weight of a quantizable layer by one of the same shape.
     fn set_weight(&mut self, layer: &LayerId, weight: Array) -> Result<()>;
+
+    /// The transformer's files as diffusers arranges them, for exports; read anew.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless the model's files are of that arrangement.
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        Err(Error::Unsupported { what: format!("export of the model `{}`", self.spec().name) })
+    }
 }

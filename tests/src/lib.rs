@@ -5,4 +5,5 @@ pub mod activations;
 pub mod chromium;
 pub mod golden;
 pub mod paths;
+pub mod python;
 pub mod taq;

@@ -5,6 +5,7 @@ mod cache;
 mod calibrate;
 mod decide;
 mod doctor;
+mod export;
 mod generate;
 mod images;
 mod observe;
@@ -27,6 +28,7 @@ pub(crate) use cache::CacheArgs;
 pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use decide::DecideArgs;
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use export::ExportArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use images::ImageArgs;
 pub(crate) use observe::ObserveArgs;
@@ -110,6 +112,7 @@ pub(crate) enum Command {
     Round(RoundArgs),
     Generate(GenerateArgs),
     Bench(BenchArgs),
+    Export(ExportArgs),
     Plot(PlotArgs),
     Report(ReportArgs),
     Plugins(PluginsArgs),

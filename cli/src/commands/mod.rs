@@ -3,6 +3,7 @@
 mod bench;
 mod differences;
 mod doctor;
+mod export;
 mod plot;
 mod plugins;
 mod policy;
@@ -48,6 +49,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Round(args) => stages::round(host, &args),
         Command::Generate(args) => stages::generate(host, &args),
         Command::Bench(args) => bench::bench(host, &args),
+        Command::Export(args) => export::export(host, &args),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),

@@ -6,6 +6,7 @@ mod boundary;
 mod cache;
 mod calibrate;
 mod decide;
+mod export;
 mod generate;
 mod generation;
 mod gradient;
@@ -35,6 +36,7 @@ pub use decide::{
     LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
     VariableLayer, check_plan, decide, policy_request,
 };
+pub use export::{ExportFormat, Exported, export};
 pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::{Description, MakeObservers, ObserverTap, observe};

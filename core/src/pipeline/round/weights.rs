@@ -51,7 +51,7 @@ pub(in crate::pipeline) fn load_blocks<'a>(
 }
 
 /// The integers of finished blocks, in the order of the forward pass.
-pub(super) fn load_rounded<'a>(
+pub(in crate::pipeline) fn load_rounded<'a>(
     run: &RunFolder,
     plan: &ActivationPlan,
     blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,

@@ -7,12 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use taq_core::evaluator::Evaluator;
 use taq_core::{
-    BlockIo, Conditioning, Error, LayerId, Model, ModelDefaults, ModelSpec, Result, Tap, register,
+    BlockIo, Checkpoint, Conditioning, Error, LayerId, Model, ModelDefaults, ModelSpec, Result, Tap, register,
 };
 
 use super::fingerprint::fingerprint;
-use super::mmdit::{Compat, Mmdit};
-use super::source::{ModelFiles, T5};
+use super::mmdit::{Compat, Mmdit, original_tensors};
+use super::source::{ModelFiles, Naming, T5};
 use super::text::TextEncoders;
 use super::vae::Vae;
 
@@ -47,6 +47,7 @@ pub(crate) struct Sd3 {
     transformer: Mmdit,
     text: TextEncoders,
     vae: Vae,
+    files: ModelFiles,
     /// Where an evaluator would be.
     evaluator: PathBuf,
 }
@@ -87,6 +88,7 @@ impl Sd3 {
                 patch_size: config.patch_size,
             },
             evaluator: evaluator_folder(&files.root),
+            files,
             transformer,
             text,
             vae,
@@ -137,6 +139,24 @@ impl Model for Sd3 {
 
     fn set_weight(&mut self, layer: &LayerId, weight: Array) -> Result<()> {
         self.transformer.set_weight(layer, weight)
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        if self.files.transformer.naming != Naming::Diffusers || !self.files.root.is_dir() {
+            let what = format!(
+                "export of `{}`: its files are not in diffusers' layout; start from the model's diffusers repository",
+                self.spec.name
+            );
+            return Err(Error::Unsupported { what });
+        }
+        let tensors = self.files.transformer.open()?.stored();
+        Ok(Checkpoint {
+            folder: self.files.root.clone(),
+            component: "transformer",
+            original: original_tensors(tensors.keys(), self.spec.blocks.len()),
+            tensors,
+            modules: self.transformer.modules().collect(),
+        })
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) const EPS: f32 = 1e-6;
 #[derive(Debug)]
 pub(super) struct TappedLinear {
     pub(super) spec: LayerSpec,
+    /// diffusers' name of the module.
+    pub(super) module: String,
     /// `[out_features, in_features]`.
     pub(super) weight: Array,
     bias: Option<Array>,
@@ -54,6 +56,7 @@ impl LayerMaker<'_, '_> {
                 out_features,
                 post_gelu: role == Role::Fc2,
             },
+            module: loader.module().to_owned(),
             weight: loader.tensor("weight", &shape),
             bias: Some(loader.tensor("bias", &[out_features])),
         }

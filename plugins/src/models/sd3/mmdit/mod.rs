@@ -18,3 +18,4 @@ mod tests;
 pub(crate) use compat::Compat;
 pub(crate) use config::MmditConfig;
 pub(crate) use model::Mmdit;
+pub(crate) use names::original_tensors;

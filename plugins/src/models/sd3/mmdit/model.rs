@@ -81,6 +81,11 @@ impl Mmdit {
         self.blocks.iter().map(Block::spec).collect()
     }
 
+    /// diffusers' names of the quantizable layers.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (LayerId, String)> {
+        self.blocks.iter().flat_map(Block::layers).map(|l| (l.spec.id.clone(), l.module.clone()))
+    }
+
     /// What the first block sees; `x` is `[batch, h, w, channels]`.
     pub(crate) fn embed(&self, x: &Array, timesteps: &[f32], conditioning: &Conditioning) -> Result<BlockIo> {
         let hidden = self.patch_embed.forward(x)?;

@@ -63,6 +63,11 @@ impl<'w> Loader<'w> {
         Self { shared: Rc::clone(&self.shared), scope: format!("{}{name}.", self.scope) }
     }
 
+    /// The module that this loader is below.
+    pub(crate) fn module(&self) -> &str {
+        self.scope.trim_end_matches('.')
+    }
+
     /// Whether the file has the tensor.
     pub(crate) fn contains(&self, key: &str) -> bool {
         self.shared.weights.shape(&self.locate(key).0).is_some()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use taq_core::{Error, Result};
+use taq_core::{Error, Result, StoredTensor};
 use taq_mapped::Mapped;
 
 /// What [`Error::Malformed`] calls the files.
@@ -124,6 +124,16 @@ impl Weights {
         for (_, bytes) in &self.files {
             hasher.update_rayon(bytes);
         }
+    }
+
+    /// A copy of every tensor, as the files hold them.
+    pub(crate) fn stored(&self) -> BTreeMap<String, StoredTensor> {
+        let copy = |key: &String| {
+            let raw = self.raw(key)?;
+            let (dtype, shape, bytes) = (raw.dtype, raw.shape.to_vec(), raw.bytes.to_vec());
+            Some((key.clone(), StoredTensor { dtype, shape, bytes }))
+        };
+        self.entries.keys().filter_map(copy).collect()
     }
 
     pub(super) fn raw(&self, key: &str) -> Option<RawTensor<'_>> {

@@ -1,0 +1,192 @@
+//! `export`: rounded weights in the formats of other programs.
+//!
+//! What leaves taq is the weights. Grids of activations stay behind, for no other format has them: a program that reads
+//! an export computes with inputs in full precision. Two things that a rounder may learn of a layer's input are folded in:
+//! columns are divided by their multiplier again, and of a bias by timestep the mean is added.
+
+mod files;
+mod gguf;
+mod mlx;
+
+use std::path::{Path, PathBuf};
+
+use super::Session;
+use super::quantized::ActivationPlan;
+use super::round::{WeightsConfig, load_plan, load_rounded};
+use crate::artifacts::read_document;
+use crate::{Checkpoint, Error, LayerId, Result, RoundedLayer, StoredTensor};
+
+/// A format of other programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A folder with `model.safetensors` and `config.json`: integers packed as MLX packs them (`mlx.nn.QuantizedLinear`), the
+    /// transformer alone, modules named as in diffusers.
+    Mlx,
+    /// A folder as `StableDiffusion3Pipeline.save_pretrained` writes it, the weights dequantized.
+    Diffusers,
+    /// `model.gguf`: the transformer for ComfyUI-GGUF and stable-diffusion.cpp, in ggml's blocks.
+    Gguf,
+}
+
+/// What [`export`] has written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// The transformer's weights.
+    pub weights: PathBuf,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes of the transformer's weights in the model's own files.
+    pub bytes_before: u64,
+    /// Layers whose integers were packed.
+    pub packed: usize,
+    /// Rounded layers that had to be written as floating-point numbers.
+    pub dequantized: Vec<LayerId>,
+}
+
+/// Writes the rounded weights of the run into the folder `out`, which must not hold anything yet.
+///
+/// # Errors
+/// [`Error::StageMissing`] without rounded weights, [`Error::Stale`] if they are of another model, [`Error::Settings`] if
+/// `out` is not empty, [`Error::Unsupported`] if the model's files are not in diffusers' layout.
+pub fn export(session: &Session, format: ExportFormat, out: &Path) -> Result<Exported> {
+    let occupied = std::fs::read_dir(out).is_ok_and(|mut all| all.next().is_some());
+    if occupied || out.is_file() {
+        let reason = format!("`{}` is not empty; name a new folder", out.display());
+        return Err(Error::settings("export", reason));
+    }
+    let layers = rounded(session)?;
+    let mut checkpoint = session.model.checkpoint()?;
+    let bytes_before = checkpoint.tensors.values().map(|t| t.bytes.len() as u64).sum();
+    for (id, layer) in &layers {
+        fold_bias(&mut checkpoint, id, layer)?;
+    }
+    let (weights, packed, dequantized) = match format {
+        ExportFormat::Mlx => mlx::write(checkpoint, &layers, out)?,
+        ExportFormat::Gguf => gguf::write(&checkpoint, &layers, out)?,
+        ExportFormat::Diffusers => {
+            for (id, layer) in &layers {
+                replace_weight(&mut checkpoint, id, layer)?;
+            }
+            let weights = files::write_pipeline(&checkpoint, out)?;
+            (weights, 0, layers.into_iter().map(|(id, _)| id).collect())
+        }
+    };
+    let bytes = std::fs::metadata(&weights).map_err(Error::io("read", &weights))?.len();
+    Ok(Exported { weights, bytes, bytes_before, packed, dequantized })
+}
+
+/// The run's rounded layers, in the order of the forward pass.
+fn rounded(session: &Session) -> Result<Vec<(LayerId, RoundedLayer)>> {
+    let (run, spec) = (&session.run, session.model.spec());
+    if !run.weights_config().exists() {
+        return Err(Error::StageMissing {
+            stage: "export",
+            needs: "rounded weights".into(),
+            run: run.root().to_owned(),
+            first: "round",
+        });
+    }
+    let config: WeightsConfig = read_document(&run.weights_config())?;
+    if config.model_fingerprint != spec.fingerprint {
+        let reason = "the weights are of another model".into();
+        return Err(Error::Stale { path: run.weights_config(), reason });
+    }
+    let plan = load_plan(run, "export", spec)?;
+    let activations = ActivationPlan::load(run, spec, &plan)?;
+    let blocks = config.block_metrics.iter();
+    let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
+    load_rounded(run, &activations, blocks)
+}
+
+/// The weight for inputs in full precision, `[out_features, in_features]`.
+fn plain_weight(layer: &RoundedLayer) -> Vec<f32> {
+    let mut values = layer.values();
+    if let Some(multiplier) = multiplier(layer) {
+        for row in values.chunks_mut(layer.shape[1]) {
+            row.iter_mut().zip(multiplier).for_each(|(value, m)| *value /= m);
+        }
+    }
+    values
+}
+
+/// What columns are times, if any is.
+fn multiplier(layer: &RoundedLayer) -> Option<&[f32]> {
+    let multiplier = &layer.learned.as_ref()?.multiplier;
+    multiplier.iter().any(|&m| m != 1.0).then_some(multiplier)
+}
+
+fn module<'a>(checkpoint: &'a Checkpoint, id: &LayerId) -> Result<&'a str> {
+    let missing =
+        || Error::Unsupported { what: format!("export of layer {id}: the model's files do not name it") };
+    checkpoint.modules.get(id).map(String::as_str).ok_or_else(missing)
+}
+
+fn tensor<'a>(checkpoint: &'a mut Checkpoint, key: &str) -> Result<&'a mut StoredTensor> {
+    let missing = || Error::Unsupported { what: format!("export: the model's files have no tensor `{key}`") };
+    checkpoint.tensors.get_mut(key).ok_or_else(missing)
+}
+
+fn replace_weight(checkpoint: &mut Checkpoint, id: &LayerId, layer: &RoundedLayer) -> Result<()> {
+    let key = format!("{}.weight", module(checkpoint, id)?);
+    let stored = tensor(checkpoint, &key)?;
+    *stored = StoredTensor::of_floats(&plain_weight(layer), &layer.shape, stored.dtype)?;
+    Ok(())
+}
+
+fn fold_bias(checkpoint: &mut Checkpoint, id: &LayerId, layer: &RoundedLayer) -> Result<()> {
+    let Some(learned) = layer.learned.as_ref().filter(|l| !l.bias.is_empty()) else { return Ok(()) };
+    let key = format!("{}.bias", module(checkpoint, id)?);
+    let stored = tensor(checkpoint, &key)?;
+    let mut bias = stored.floats()?;
+    let steps = learned.bias.len() / bias.len().max(1);
+    for row in learned.bias.chunks(bias.len()) {
+        bias.iter_mut().zip(row).for_each(|(b, more)| *b += more / steps as f32);
+    }
+    *stored = StoredTensor::of_floats(&bias, &stored.shape.clone(), stored.dtype)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use safetensors::Dtype;
+
+    use super::*;
+    use crate::LearnedInput;
+    use crate::quant::Grid;
+
+    #[test]
+    fn what_was_learned_of_the_input_is_folded_in() {
+        let layer = RoundedLayer {
+            grid: Grid::channel(4).unwrap(),
+            shape: [1, 2],
+            weight_int: vec![3, -4],
+            scale: vec![0.5],
+            zero_point: vec![1.0],
+            learned: Some(LearnedInput {
+                scale: vec![1.0, 1.0],
+                shift: vec![],
+                multiplier: vec![1.0, 2.0],
+                bias: vec![1.0, 4.0],
+            }),
+        };
+        // (3 − 1) · 0.5 and (−4 − 1) · 0.5 / 2.
+        assert_eq!(plain_weight(&layer), [1.0, -1.25]);
+        let tensors: BTreeMap<String, StoredTensor> = [
+            ("m.weight".to_owned(), StoredTensor::of_floats(&[9.0, 9.0], &[1, 2], Dtype::F16).unwrap()),
+            ("m.bias".to_owned(), StoredTensor::of_floats(&[0.25], &[1], Dtype::F16).unwrap()),
+        ]
+        .into();
+        let id = LayerId::new("l");
+        let modules = [(id.clone(), "m".to_owned())].into();
+        let mut checkpoint =
+            Checkpoint { folder: "x".into(), component: "t", tensors, modules, original: BTreeMap::new() };
+        fold_bias(&mut checkpoint, &id, &layer).unwrap();
+        replace_weight(&mut checkpoint, &id, &layer).unwrap();
+        assert_eq!(checkpoint.tensors["m.bias"].floats().unwrap(), [2.75]);
+        assert_eq!(checkpoint.tensors["m.weight"].floats().unwrap(), [1.0, -1.25]);
+        assert_eq!(checkpoint.tensors["m.weight"].dtype, Dtype::F16);
+        assert!(replace_weight(&mut checkpoint, &LayerId::new("other"), &layer).is_err());
+    }
+}
