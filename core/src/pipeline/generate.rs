@@ -6,9 +6,10 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 use serde_json::json;
 
+use super::integers::IntegerTap;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
 use super::report::{EvaluatorReport, Report};
-use super::round::{WeightsConfig, load_blocks, load_plan};
+use super::round::{WeightsConfig, load_plan, visit_rounded};
 use super::run::costs;
 use super::samples::RunManifest;
 use super::scores::{Generated, Judgement, accuracy, compare, judge};
@@ -20,8 +21,8 @@ use crate::evaluator::Evaluator;
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::plan::QuantConfig;
-use crate::quant::{Clipping, Grid, nearest};
-use crate::{Error, Identity, Result, Schedule, Tap};
+use crate::quant::{Clipping, Grid, QuantizedLinear, nearest};
+use crate::{Error, Identity, LayerId, Result, RoundedLayer, Schedule, Tap};
 
 /// Prompts when none are given.
 const DEFAULT_PROMPTS: usize = 8;
@@ -192,8 +193,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
         for &variant in &job.variants {
             let generated = match (&activations, &plan) {
                 (Some(activations), Some(plan)) if variant != Variant::FullPrecision => {
-                    let layers = layers(session, plan, activations, variant)?;
-                    run_variant(session, &job, variant, &mut QuantizedTap::new(activations, &layers))?
+                    run_quantized(session, &job, variant, plan, activations)?
                 }
                 _ => run_variant(session, &job, variant, &mut Identity)?,
             };
@@ -215,12 +215,38 @@ fn fingerprint(evaluator: Option<&Evaluator>) -> Result<Option<String>> {
     evaluator.map(|e| Ok(e.fingerprint()?.as_str().to_owned())).transpose()
 }
 
-fn layers(
+/// With integers on the CPU; elsewhere simulated.
+fn run_quantized(
+    session: &Session,
+    job: &Job,
+    variant: Variant,
+    plan: &QuantConfig,
+    activations: &ActivationPlan,
+) -> Result<Generated> {
+    if mlx_host::on_cpu() {
+        let mut tap = IntegerTap::new(activations);
+        visit_layers(session, plan, activations, variant, &mut |id, rounded| {
+            tap.insert(id, QuantizedLinear::new(&rounded, activations.input(id)?)?);
+            Ok(())
+        })?;
+        return run_variant(session, job, variant, &mut tap);
+    }
+    let mut layers = QuantizedLayers::new();
+    visit_layers(session, plan, activations, variant, &mut |id, rounded| {
+        layers.insert(id.clone(), rounded.quantized(activations.input(id)?)?);
+        Ok(())
+    })?;
+    run_variant(session, job, variant, &mut QuantizedTap::new(activations, &layers))
+}
+
+/// Shows the integers of a variant's layers, one layer at a time.
+fn visit_layers(
     session: &Session,
     plan: &QuantConfig,
     activations: &ActivationPlan,
     variant: Variant,
-) -> Result<QuantizedLayers> {
+    visit: &mut dyn FnMut(&LayerId, RoundedLayer) -> Result<()>,
+) -> Result<()> {
     let (run, spec) = (&session.run, session.model.spec());
     let config: Option<WeightsConfig> =
         if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
@@ -239,10 +265,9 @@ fn layers(
         }
         let blocks = config.block_metrics.iter();
         let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
-        return load_blocks(run, activations, blocks);
+        return visit_rounded(run, activations, blocks, visit);
     }
     // The same grids as the rounder's, or plain ones of the plan's bits.
-    let mut layers = QuantizedLayers::new();
     for layer in spec.layers() {
         let rounded =
             config.as_ref().and_then(|c| c.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)));
@@ -252,10 +277,9 @@ fn layers(
             (None, true) => continue,
             (None, false) => Grid::channel(plan.weight_bits[&layer.id])?,
         };
-        let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
-        layers.insert(layer.id.clone(), activations.layer(&layer.id, weight)?);
+        visit(&layer.id, nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }
-    Ok(layers)
+    Ok(())
 }
 
 fn run_variant(session: &Session, job: &Job, variant: Variant, tap: &mut dyn Tap) -> Result<Generated> {

@@ -35,8 +35,8 @@ use crate::{
 use end_to_end::{AllBlocks, end_to_end};
 use finite::Passed;
 use rows::Rows;
-pub(super) use weights::load_blocks;
-use weights::write_block;
+pub(super) use weights::visit_rounded;
+use weights::{load_blocks, write_block};
 
 /// How one block came out: an entry of `quantized_weights/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

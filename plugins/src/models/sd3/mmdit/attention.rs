@@ -54,7 +54,7 @@ impl LayerMaker<'_, '_> {
                 out_features,
                 post_gelu: role == Role::Fc2,
             },
-            weight: loader.tensor("weight", &shape),
+            weight: loader.deferred("weight", &shape),
             bias: Some(loader.tensor("bias", &[out_features])),
         }
     }
