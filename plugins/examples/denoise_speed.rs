@@ -1,4 +1,5 @@
-//! How long one call of the transformer takes, and what of it the linear layers take.
+//! How long one call of the transformer takes with integers (W4A8) and in full precision, what of it the linear layers take,
+//! and what memory the process has. The integers are random: their speed and size do not depend on what they are.
 //!
 //! `cargo run --release -p taq-plugins --example denoise_speed -- [batch] [settings as JSON]`
 
@@ -7,8 +8,10 @@
 use std::time::{Duration, Instant};
 
 use taq_core::mlx_rs::{Array, random};
+use taq_core::pipeline::{ActivationPlan, IntegerTap};
+use taq_core::quant::{Grid, InputGrids, QuantizedLinear};
 use taq_core::registry::Registry;
-use taq_core::{Conditioning, Identity, LinearCall, Result, Tap};
+use taq_core::{Conditioning, Identity, LayerSpec, LinearCall, ModelSpec, Result, RoundedLayer, Tap};
 use taq_plugins as _;
 
 /// Calls timed; the median counts.
@@ -44,13 +47,38 @@ fn timed(mut call: impl FnMut() -> Result<Array>) -> Result<Duration> {
     Ok(times[CALLS / 2])
 }
 
+/// Weights of 4 bits and inputs of 8, one step size and zero point for each output; the plan has one timestep.
+fn integers(spec: &ModelSpec) -> Result<IntegerTap> {
+    let plan = ActivationPlan { timesteps: vec![500.0], inputs: Default::default() };
+    let mut tap = IntegerTap::new(&plan);
+    for layer in spec.layers() {
+        let &LayerSpec { out_features, in_features, .. } = layer;
+        let rounded = RoundedLayer {
+            grid: Grid::channel(4)?,
+            shape: [out_features, in_features],
+            weight_int: (0..out_features * in_features).map(|i| (i * 7919 % 16) as i8 - 8).collect(),
+            scale: vec![0.01; out_features],
+            zero_point: vec![-0.5; out_features],
+            learned: None,
+        };
+        tap.insert(&layer.id, QuantizedLinear::new(&rounded, &InputGrids::new(vec![8], &[0.05])?)?);
+    }
+    Ok(tap)
+}
+
+/// Resident memory of the process in MB.
+fn resident() -> f64 {
+    memory_stats::memory_stats().map_or(f64::NAN, |m| m.physical_mem as f64 / 1e6)
+}
+
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let batch: i32 = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(16);
     let settings = arguments.next().map_or(serde_json::Value::Null, |a| a.parse().unwrap_or_default());
     let start = Instant::now();
     let model = Registry::linked()?.model("sd3", &settings)?;
-    println!("load         {:7.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let loaded = start.elapsed().as_secs_f64() * 1e3;
+    println!("load         {loaded:7.1} ms, {:.0} MB resident", resident());
 
     let start = Instant::now();
     let one = model.condition(&["cat face".into()])?;
@@ -67,8 +95,22 @@ fn main() -> Result<()> {
     )?;
     let timesteps = vec![500.0; batch as usize];
 
+    let mut tap = integers(spec)?;
+    let halves = spec.layers().map(|l| 2 * l.in_features * l.out_features).sum::<usize>();
+    println!(
+        "integers     {:7.1} MB for {:.1} MB of fp16, {:.0} MB resident",
+        tap.size() as f64 / 1e6,
+        halves as f64 / 1e6,
+        resident()
+    );
+    let w4a8 = timed(|| model.denoise(&x, &timesteps, &conditioning, &mut tap))?;
+    let w4a8 = w4a8.as_secs_f64() * 1e3;
+    println!("W4A8         {w4a8:7.1} ms at batch {batch}, {:.0} MB resident", resident());
+    drop(tap);
+
     let whole = timed(|| model.denoise(&x, &timesteps, &conditioning, &mut Identity))?;
-    println!("denoise      {:7.1} ms at batch {batch}", whole.as_secs_f64() * 1e3);
+    let whole = whole.as_secs_f64() * 1e3;
+    println!("f32          {whole:7.1} ms at batch {batch}, {:.0} MB resident", resident());
     let mut clock = Clock::default();
     let watched = timed(|| model.denoise(&x, &timesteps, &conditioning, &mut clock))?;
     println!(

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::execute::QuantizedModel;
 use super::generation::Job;
-use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
+use super::quantized::ActivationPlan;
 use super::report::{EvaluatorReport, Report};
-use super::round::{WeightsConfig, effective_plan, load_blocks};
+use super::round::{WeightsConfig, effective_plan, visit_rounded};
 use super::run::costs;
 use super::scores::{Generated, Judgement, accuracy, compare, judge};
 use super::session::{measured, parts};
@@ -109,23 +110,24 @@ pub(super) fn paint_variant(
         return job.paint(session, &name, 0, &mut Identity);
     };
     let activations = ActivationPlan::load(&session.run, session.model.spec(), plan)?;
-    let layers = layers(session, &session.run, plan, &activations, variant)?;
-    job.paint(session, &name, 0, &mut QuantizedTap::new(&activations, &layers))
+    let mut model = quantized_model(session, &session.run, plan, activations, variant)?;
+    model.run(|tap| job.paint(session, &name, 0, tap))
 }
 
 pub(super) fn fingerprint(evaluator: Option<&Evaluator>) -> Result<Option<String>> {
     evaluator.map(|e| Ok(e.fingerprint()?.as_str().to_owned())).transpose()
 }
 
-/// The quantized layers of a run.
-pub(super) fn layers(
+/// The quantized model of a run.
+pub(super) fn quantized_model(
     session: &Session,
     run: &RunFolder,
     plan: &QuantConfig,
-    activations: &ActivationPlan,
+    activations: ActivationPlan,
     variant: Variant,
-) -> Result<QuantizedLayers> {
+) -> Result<QuantizedModel> {
     let spec = session.model.spec();
+    let mut model = QuantizedModel::new(activations);
     let config: Option<WeightsConfig> =
         if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
     if variant == Variant::Quantized {
@@ -143,10 +145,11 @@ pub(super) fn layers(
         }
         let blocks = config.block_metrics.iter();
         let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
-        return load_blocks(run, activations, blocks);
+        let steps = plan.sigma_map.len();
+        visit_rounded(run, steps, blocks, &mut |id, rounded| model.insert(id, &rounded))?;
+        return Ok(model);
     }
     // The same grids as the rounder's, or plain ones of the plan's bits.
-    let mut layers = QuantizedLayers::new();
     for layer in spec.layers() {
         let rounded =
             config.as_ref().and_then(|c| c.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)));
@@ -156,10 +159,9 @@ pub(super) fn layers(
             (None, true) => continue,
             (None, false) => Grid::channel(plan.weight_bits[&layer.id])?,
         };
-        let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
-        layers.insert(layer.id.clone(), activations.layer(&layer.id, weight)?);
+        model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }
-    Ok(layers)
+    Ok(model)
 }
 
 fn save(session: &Session, job: &Job, variant: Variant, generated: &Generated) -> Result<()> {

@@ -55,10 +55,7 @@ impl ActivationPlan {
 
     /// The planned step nearest to a timestep.
     pub fn step(&self, timestep: f32) -> usize {
-        let distance = |t: &f32| (t - timestep).abs();
-        let nearest =
-            self.timesteps.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
-        nearest.map_or(0, |(step, _)| step)
+        nearest_step(&self.timesteps, timestep)
     }
 
     /// The layer with this weight and the plan's grids of its input.
@@ -75,6 +72,13 @@ impl ActivationPlan {
             .get(id)
             .ok_or_else(|| Error::settings("quantization plan", format!("it has no layer {id}")))
     }
+}
+
+/// Position of the timestep nearest to this one.
+pub(super) fn nearest_step(timesteps: &[f32], timestep: f32) -> usize {
+    let distance = |t: &f32| (t - timestep).abs();
+    let nearest = timesteps.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+    nearest.map_or(0, |(step, _)| step)
 }
 
 /// Quantized layers by id; layers that are not there compute in full precision.

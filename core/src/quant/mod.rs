@@ -22,6 +22,7 @@
 mod fake;
 mod grid;
 mod layer;
+mod linear;
 mod matrix;
 mod nearest;
 mod pack;
@@ -32,17 +33,19 @@ mod rounded;
 pub use fake::{QDrop, RowGrids, fake_quantize};
 pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
 pub use layer::{InputGrids, QuantizedLayer};
+pub use linear::QuantizedLinear;
 pub use matrix::{is_finite, to_matrix, to_vec};
 pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};
 
-/// Nearest integer, ties to even, for |x| ≤ 2^22: adding 1.5 · 2^23 leaves no bits for a fraction. Unlike
-/// `f32::round_ties_even` it becomes vector code on every CPU.
+/// 1.5 · 2^23. Of a sum with it, f32 holds no fraction, and its lowest bits are those of the integer.
+const ROUND_SHIFT: f32 = 12_582_912.0;
+
+/// Nearest integer, ties to even, for |x| ≤ 2^22. Unlike `f32::round_ties_even` it becomes vector code on every CPU.
 #[inline(always)]
 fn round_small(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
-    (x + SHIFT) - SHIFT
+    (x + ROUND_SHIFT) - ROUND_SHIFT
 }
 
 #[cfg(test)]

@@ -33,19 +33,21 @@ impl RoundedLayer {
 
     /// The layer as it computes, on the plan's grids of its input except for what was learned of them.
     pub fn quantized(&self, plan: &InputGrids) -> Result<QuantizedLayer> {
-        let weight = self.dequantize()?;
-        let Some(learned) = &self.learned else {
-            return Ok(QuantizedLayer { weight, input: plan.clone(), bias: None });
-        };
-        let [outputs, inputs] = self.shape.map(|n| n as i32);
-        let steps = plan.steps() as i32;
-        let part =
-            |values: &[f32], shape: &[i32]| (!values.is_empty()).then(|| Array::from_slice(values, shape));
+        let (weight, input) = (self.dequantize()?, self.input(plan)?);
+        let shape = [plan.steps(), self.shape[0]].map(|n| n as i32);
+        let bias = self.learned.as_ref().and_then(|l| part(&l.bias, &shape));
+        Ok(QuantizedLayer { weight, input, bias })
+    }
+
+    /// The grids of the layer's input: the plan's, or what was learned in their place.
+    pub(crate) fn input(&self, plan: &InputGrids) -> Result<InputGrids> {
+        let Some(learned) = &self.learned else { return Ok(plan.clone()) };
         learned.check("learned input", self.shape, plan.steps())?;
+        let (steps, inputs) = (plan.steps() as i32, self.shape[1] as i32);
         let mut input = InputGrids::new(plan.bits.clone(), &learned.scale)?;
         input.shift = part(&learned.shift, &[steps, inputs]);
         input.multiplier = part(&learned.multiplier, &[inputs]);
-        Ok(QuantizedLayer { weight, input, bias: part(&learned.bias, &[steps, outputs]) })
+        Ok(input)
     }
 
     /// The step sizes and zero points alone.
@@ -113,6 +115,11 @@ impl RoundedLayer {
         }
         Ok(())
     }
+}
+
+/// An array, unless there are no values.
+fn part(values: &[f32], shape: &[i32]) -> Option<Array> {
+    (!values.is_empty()).then(|| Array::from_slice(values, shape))
 }
 
 impl LearnedInput {

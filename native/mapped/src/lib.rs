@@ -30,6 +30,16 @@ impl Mapped {
         // asks for that, as every reader of mapped weight files does.
         unsafe { Mmap::map(file) }.map(Self)
     }
+
+    /// Gives back the memory that holds what was read of the file so far: it is no longer counted as the process's, and
+    /// comes from the file (or the system's cache of it) when it is read again. Best effort, on Unix only.
+    pub fn forget(&self) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is read-only and backed by a file, so that dropped pages come back with the same bytes.
+            let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for Mapped {
@@ -48,6 +58,15 @@ mod tests {
     fn maps_what_the_file_holds() {
         let this = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
         assert_eq!(&*Mapped::open(&this).unwrap(), std::fs::read(&this).unwrap());
+    }
+
+    #[test]
+    fn what_was_forgotten_is_read_again() {
+        let this = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+        let mapped = Mapped::open(&this).unwrap();
+        let before = mapped.to_vec();
+        mapped.forget();
+        assert_eq!(&*mapped, before);
     }
 
     #[test]

@@ -18,7 +18,6 @@ use super::Session;
 use super::generate::{fingerprint, write_image};
 use super::generation::Job;
 use super::meter::Meter;
-use super::quantized::QuantizedTap;
 use super::scores::{Generated, accuracy, compare, judge};
 use crate::artifacts::{Document, write_json, write_npz};
 use crate::evaluator::{FeatureExtractor, PixelRange, Sight};
@@ -178,18 +177,15 @@ fn run(
     job: &Job,
     subject: &Subject,
 ) -> Result<(BenchEntry, Generated, crate::manifest::Variant)> {
-    let made = subject::make(session, subject)?;
+    let mut made = subject::make(session, subject)?;
     let name = subject.to_string();
     let task = format!("bench {name}");
     mlx_rs::memory::clear_cache()?;
     mlx_rs::memory::reset_peak_memory()?;
     let meter = Meter::start();
-    let generated = match &made {
+    let generated = match &mut made {
         None => job.paint(session, &task, settings.warm_up, &mut Identity)?,
-        Some(made) => {
-            let mut tap = QuantizedTap::new(&made.activations, &made.layers);
-            job.paint(session, &task, settings.warm_up, &mut tap)?
-        }
+        Some(made) => made.model.run(|tap| job.paint(session, &task, settings.warm_up, tap))?,
     };
     let (_, peak_rss) = meter.stop();
     let entry = BenchEntry {

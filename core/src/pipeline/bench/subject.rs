@@ -7,8 +7,9 @@ use std::str::FromStr;
 use crate::artifacts::{RunFolder, read_document};
 use crate::manifest::Variant;
 use crate::pipeline::Session;
-use crate::pipeline::generate::layers;
-use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
+use crate::pipeline::execute::QuantizedModel;
+use crate::pipeline::generate::quantized_model;
+use crate::pipeline::quantized::ActivationPlan;
 use crate::pipeline::round::{WeightsConfig, effective_plan, load_plan};
 use crate::quant::{BITS, Clipping, Grid, nearest, packed_len};
 use crate::{LayerSpec, Result};
@@ -76,8 +77,7 @@ fn widths(text: &str) -> Option<(u8, u8)> {
 
 /// A quantized model, ready to run.
 pub(super) struct Made {
-    pub(super) activations: ActivationPlan,
-    pub(super) layers: QuantizedLayers,
+    pub(super) model: QuantizedModel,
     pub(super) variant: Variant,
     pub(super) weight_bits: f64,
     pub(super) activation_bits: f64,
@@ -102,7 +102,7 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     let spec = session.model.spec();
     let plan = effective_plan(&run, "bench", spec)?;
     let activations = ActivationPlan::load(&run, spec, &plan)?;
-    let layers = layers(session, &run, &plan, &activations, variant)?;
+    let model = quantized_model(session, &run, &plan, activations, variant)?;
     let config: Option<WeightsConfig> = match run.weights_config().exists() {
         true => Some(read_document(&run.weights_config())?),
         false => None,
@@ -115,7 +115,7 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     };
     let (weight_bits, weight_bytes) = sizes(session, grid)?;
     let activation_bits = plan.summary.average_activation_bits;
-    Ok(Some(Made { activations, layers, variant, weight_bits, activation_bits, weight_bytes }))
+    Ok(Some(Made { model, variant, weight_bits, activation_bits, weight_bytes }))
 }
 
 fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
@@ -123,15 +123,13 @@ fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
     let plan = load_plan(&session.run, "bench", spec)?.with_activation_bits(activations)?;
     let inputs = ActivationPlan::load(&session.run, spec, &plan)?;
     let grid = Grid::channel(weights)?;
-    let mut layers = QuantizedLayers::new();
+    let mut model = QuantizedModel::new(inputs);
     for layer in spec.layers() {
-        let weight = nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?.dequantize()?;
-        layers.insert(layer.id.clone(), inputs.layer(&layer.id, weight)?);
+        model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }
     let (weight_bits, weight_bytes) = sizes(session, |_| Ok(Some(grid)))?;
     Ok(Made {
-        activations: inputs,
-        layers,
+        model,
         variant: Variant::Nearest,
         weight_bits,
         activation_bits: f64::from(activations),

@@ -35,8 +35,8 @@ use crate::{
 use end_to_end::{AllBlocks, end_to_end};
 use finite::Passed;
 use rows::Rows;
-use weights::write_block;
-pub(super) use weights::{load_blocks, load_rounded};
+use weights::{load_blocks, write_block};
+pub(super) use weights::{load_rounded, visit_rounded};
 
 /// How one block came out: an entry of `quantized_weights/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

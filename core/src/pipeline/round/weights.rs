@@ -42,12 +42,12 @@ pub(in crate::pipeline) fn load_blocks<'a>(
     plan: &ActivationPlan,
     blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
 ) -> Result<QuantizedLayers> {
-    let rounded = load_rounded(run, plan, blocks)?;
-    let layer = |(id, rounded): (LayerId, RoundedLayer)| {
-        let layer = rounded.quantized(plan.input(&id)?)?;
-        Ok((id, layer))
-    };
-    rounded.into_iter().map(layer).collect()
+    let mut layers = QuantizedLayers::new();
+    visit_rounded(run, plan.timesteps.len(), blocks, &mut |id, rounded| {
+        layers.insert(id.clone(), rounded.quantized(plan.input(id)?)?);
+        Ok(())
+    })?;
+    Ok(layers)
 }
 
 /// The integers of finished blocks, in the order of the forward pass.
@@ -57,6 +57,22 @@ pub(in crate::pipeline) fn load_rounded<'a>(
     blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
 ) -> Result<Vec<(LayerId, RoundedLayer)>> {
     let mut layers = Vec::new();
+    visit_rounded(run, plan.timesteps.len(), blocks, &mut |id, rounded| {
+        layers.push((id.clone(), rounded));
+        Ok(())
+    })?;
+    Ok(layers)
+}
+
+/// Shows the integers of finished blocks, in the order of the forward pass, one layer at a time.
+///
+/// `steps` is how many timesteps the plan has.
+pub(in crate::pipeline) fn visit_rounded<'a>(
+    run: &RunFolder,
+    steps: usize,
+    blocks: impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)>,
+    visit: &mut dyn FnMut(&LayerId, RoundedLayer) -> Result<()>,
+) -> Result<()> {
     for (block, metrics) in blocks {
         let path = run.block_weights(&block.id);
         let npz = Npz::open(&path)?;
@@ -66,7 +82,6 @@ pub(in crate::pipeline) fn load_rounded<'a>(
             let shape = [layer.out_features, layer.in_features];
             let layout = grid.layout(shape)?;
             let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
-            let steps = plan.timesteps.len();
             let optional = |field: &str, shape: &[usize]| match npz.contains(&name(field)) {
                 true => npz.vec(&name(field), shape),
                 false => Ok(Vec::new()),
@@ -93,8 +108,8 @@ pub(in crate::pipeline) fn load_rounded<'a>(
                 learned,
             };
             rounded.validate(layer, steps).map_err(|e| Error::malformed("block of weights", &path, e))?;
-            layers.push((layer.id.clone(), rounded));
+            visit(&layer.id, rounded)?;
         }
     }
-    Ok(layers)
+    Ok(())
 }

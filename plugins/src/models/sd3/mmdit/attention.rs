@@ -57,7 +57,7 @@ impl LayerMaker<'_, '_> {
                 post_gelu: role == Role::Fc2,
             },
             module: loader.module().to_owned(),
-            weight: loader.tensor("weight", &shape),
+            weight: loader.deferred("weight", &shape),
             bias: Some(loader.tensor("bias", &[out_features])),
         }
     }

@@ -41,6 +41,11 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype) -> (Vec<f32>, usize) {
     (out, bad)
 }
 
+/// How many of the values of little-endian `bytes` are NaN or infinite. `dtype` must be [`supported`].
+pub(super) fn not_finite(bytes: &[u8], dtype: Dtype) -> usize {
+    bytes.par_chunks(4 * CHUNK).map(|bytes| to_f32(bytes, dtype).1).sum()
+}
+
 /// Decodes 16-bit floats in lanes, with the hardware's conversion where there is one.
 fn halves<T: Copy>(out: &mut [f32], bytes: &[u8], from_bits: impl Fn(u16) -> T)
 where

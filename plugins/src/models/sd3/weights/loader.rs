@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use mlx_rs::Array;
+use mlx_host::HostKernel;
+use mlx_rs::{Array, Dtype};
 use taq_core::{Error, Result, WeightIssue};
 
-use super::decode::{oihw_to_ohwi, supported, to_f32};
+use super::decode::{not_finite, oihw_to_ohwi, supported, to_f32};
 use super::layout::{Layout, Part};
 use super::store::{RawTensor, Weights};
 
@@ -78,6 +79,25 @@ impl<'w> Loader<'w> {
         self.take(key, shape).map_or_else(|| zeros(shape), |data| array(&data, shape))
     }
 
+    /// As [`Self::tensor`], but on the CPU the values are checked now and read when something is first computed with
+    /// them: a weight that a tap replaces takes no memory.
+    pub(crate) fn deferred(&self, key: &str, shape: &[usize]) -> Array {
+        if !mlx_host::on_cpu() {
+            return self.tensor(key, shape);
+        }
+        self.with(key, shape, |raw, part| {
+            let bad = not_finite(bytes_of(raw.bytes, part), raw.dtype);
+            let (stored, dtype) = (raw.stored(), raw.dtype);
+            let read = HostKernel::new("weight", move |_, outputs| {
+                let (values, _) = read(stored.bytes(), dtype, part);
+                outputs[0].f32().copy_from_slice(&values);
+            });
+            (read.call(&[], &[(&dims(shape), Dtype::Float32)]), bad)
+        })
+        .and_then(|node| node.ok()?.pop())
+        .unwrap_or_else(|| zeros(shape))
+    }
+
     /// The tensor `key`, which must have this shape if it is there at all.
     pub(crate) fn optional(&self, key: &str, shape: &[usize]) -> Option<Array> {
         self.contains(key).then(|| self.tensor(key, shape))
@@ -110,6 +130,7 @@ impl<'w> Loader<'w> {
             issues.insert(key.to_owned(), WeightIssue::Unexpected { key: key.to_owned() });
         }
         if issues.is_empty() {
+            weights.forget();
             return Ok(());
         }
         Err(Error::Weights { path: weights.path().to_owned(), issues: issues.into_values().collect() })
@@ -121,6 +142,16 @@ impl<'w> Loader<'w> {
 
     /// The values of a tensor, row-major; `None` if it cannot be had, which is then on record.
     fn take(&self, key: &str, shape: &[usize]) -> Option<Vec<f32>> {
+        self.with(key, shape, |raw, part| read(raw.bytes, raw.dtype, part))
+    }
+
+    /// What `then` makes of a tensor of the file, beside how many of its values are not finite.
+    fn with<T>(
+        &self,
+        key: &str,
+        shape: &[usize],
+        then: impl FnOnce(RawTensor<'_>, Part) -> (T, usize),
+    ) -> Option<T> {
         let (key, part) = self.locate(key);
         self.shared.seen.borrow_mut().insert(key.clone());
         let expected = shape_in_file(shape, part);
@@ -139,7 +170,7 @@ impl<'w> Loader<'w> {
             self.shared.unreadable.borrow_mut().get_or_insert(reason);
             return None;
         }
-        let (data, bad) = read(raw, part);
+        let (data, bad) = then(raw, part);
         if bad > 0 {
             let mut issues = self.shared.issues.borrow_mut();
             let issue = issues.entry(key.clone()).or_insert(WeightIssue::NotFinite { key, count: 0 });
@@ -166,15 +197,23 @@ fn shape_in_file(shape: &[usize], part: Part) -> Vec<usize> {
     shape
 }
 
-fn read(raw: RawTensor<'_>, part: Part) -> (Vec<f32>, usize) {
+/// Those of a tensor's bytes that a part is made of.
+fn bytes_of(bytes: &[u8], part: Part) -> &[u8] {
     match part {
-        Part::Whole | Part::Pointwise => to_f32(raw.bytes, raw.dtype),
+        Part::Whole | Part::Pointwise | Part::SwapHalves => bytes,
         Part::Rows { index, of } => {
-            let size = raw.bytes.len() / of;
-            to_f32(&raw.bytes[index * size..][..size], raw.dtype)
+            let size = bytes.len() / of;
+            &bytes[index * size..][..size]
         }
+    }
+}
+
+fn read(bytes: &[u8], dtype: safetensors::Dtype, part: Part) -> (Vec<f32>, usize) {
+    match part {
+        Part::Whole | Part::Pointwise => to_f32(bytes, dtype),
+        Part::Rows { .. } => to_f32(bytes_of(bytes, part), dtype),
         Part::SwapHalves => {
-            let (mut data, bad) = to_f32(raw.bytes, raw.dtype);
+            let (mut data, bad) = to_f32(bytes, dtype);
             let half = data.len() / 2;
             data.rotate_left(half);
             (data, bad)

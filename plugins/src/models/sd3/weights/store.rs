@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
 use taq_core::{Error, Result, StoredTensor};
@@ -26,13 +27,37 @@ pub(super) struct RawTensor<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) dtype: Dtype,
     pub(super) shape: &'a [usize],
+    file: &'a Arc<Mapped>,
+    start: usize,
+}
+
+impl RawTensor<'_> {
+    /// The same bytes, for later; holds the file open.
+    pub(super) fn stored(&self) -> StoredBytes {
+        StoredBytes { file: Arc::clone(self.file), start: self.start, len: self.bytes.len() }
+    }
+}
+
+/// Bytes of a file that is mapped, not read.
+#[derive(Debug)]
+pub(super) struct StoredBytes {
+    file: Arc<Mapped>,
+    start: usize,
+    len: usize,
+}
+
+impl StoredBytes {
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.file[self.start..][..self.len]
+    }
 }
 
 /// A read-only view of one or several safetensors files.
 #[derive(Debug)]
 pub(crate) struct Weights {
     path: PathBuf,
-    files: Vec<(PathBuf, Mapped)>,
+    files: Vec<(PathBuf, Arc<Mapped>)>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -100,7 +125,7 @@ impl Weights {
                 return Err(Error::malformed(KIND, path, format!("`{key}` is also in `{first}`")));
             }
         }
-        self.files.push((path.to_owned(), bytes));
+        self.files.push((path.to_owned(), Arc::new(bytes)));
         Ok(())
     }
 
@@ -123,6 +148,7 @@ impl Weights {
     pub(crate) fn hash_into(&self, hasher: &mut blake3::Hasher) {
         for (_, bytes) in &self.files {
             hasher.update_rayon(bytes);
+            bytes.forget();
         }
     }
 
@@ -136,9 +162,16 @@ impl Weights {
         self.entries.keys().filter_map(copy).collect()
     }
 
+    /// Gives back the memory that holds what was read of the files; what is read again comes from them.
+    pub(super) fn forget(&self) {
+        self.files.iter().for_each(|(_, bytes)| bytes.forget());
+    }
+
     pub(super) fn raw(&self, key: &str) -> Option<RawTensor<'_>> {
         let e = self.entries.get(key)?;
-        Some(RawTensor { bytes: &self.files[e.file].1[e.start..e.end], dtype: e.dtype, shape: &e.shape })
+        let file = &self.files[e.file].1;
+        let bytes = &file[e.start..e.end];
+        Some(RawTensor { bytes, dtype: e.dtype, shape: &e.shape, file, start: e.start })
     }
 }
 
