@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Session;
 use super::quantized::ActivationPlan;
-use super::round::{WeightsConfig, load_plan, load_rounded};
+use super::round::{WeightsConfig, effective_plan, load_rounded};
 use crate::artifacts::read_document;
 use crate::{Checkpoint, Error, LayerId, Result, RoundedLayer, StoredTensor};
 
@@ -91,7 +91,7 @@ fn rounded(session: &Session) -> Result<Vec<(LayerId, RoundedLayer)>> {
         let reason = "the weights are of another model".into();
         return Err(Error::Stale { path: run.weights_config(), reason });
     }
-    let plan = load_plan(run, "export", spec)?;
+    let plan = effective_plan(run, "export", spec)?;
     let activations = ActivationPlan::load(run, spec, &plan)?;
     let blocks = config.block_metrics.iter();
     let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
