@@ -26,7 +26,7 @@ use crate::manifest::GenerateSettings;
 use crate::metrics::{Features, frechet_distance, inception_score, kernel_distance};
 use crate::{Identity, Result};
 
-/// Settings of [`bench`].
+/// Settings of [`bench()`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct BenchSettings {
     /// Prompts, noise, steps and so on; its variants are not looked at.
@@ -46,7 +46,7 @@ pub struct BenchSettings {
 /// Runs the models one after the other; images, latents and `bench.json` go into `out`.
 ///
 /// # Errors
-/// [`Error::Settings`] if the reference was made with other settings; as [`super::generate`].
+/// [`crate::Error::Settings`] if the reference was made with other settings; as [`super::generate`].
 pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<BenchReport> {
     let job = Job::new(session, &settings.images)?;
     let subjects = subjects(session, settings);

@@ -32,7 +32,8 @@ pub(super) fn write_pipeline(checkpoint: &Checkpoint, out: &Path) -> Result<Path
     let keep = |file: &Path| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
-        !(weights && file.parent() == Some(&transformer)) && !name.starts_with('.')
+        let replaced = weights && file.parent() == Some(&transformer);
+        !(replaced || name.starts_with('.'))
     };
     copy(&checkpoint.folder, out, &keep)?;
     let weights = out.join(checkpoint.component).join("diffusion_pytorch_model.safetensors");
