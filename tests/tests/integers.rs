@@ -1,4 +1,4 @@
-//! The model that computes with integers against the one whose layers are simulated.
+//! The model that computes with integers against the one whose layers are simulated: velocities and images.
 
 use std::collections::HashMap;
 
@@ -215,6 +215,27 @@ fn every_layer_is_that_of_the_simulation_in_f32() {
         }
         assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}: {:e}", both.worst);
     }
+}
+
+#[test]
+fn images_are_those_of_the_simulation() {
+    let (_, model, inputs) = models().remove(0);
+    let (plan, rounded) = quantize(&*model, &inputs);
+    let image = |tap: &mut dyn Tap| {
+        let mut x = inputs.x.clone();
+        for (at, &timestep) in TIMESTEPS.iter().enumerate() {
+            let next = TIMESTEPS.get(at + 1).copied().unwrap_or(0.0);
+            let v = model.denoise(&x, &[timestep; 2], &inputs.conditioning, tap).unwrap();
+            x = x.add(v.multiply(Array::from_f32((next - timestep) / 1000.0)).unwrap()).unwrap();
+        }
+        to_vec(&model.decode(&x).unwrap()).unwrap()
+    };
+    let ours = image(&mut integer_tap(&plan, &rounded));
+    let theirs = image(&mut Exact { plan: &plan, layers: &rounded, steps: vec![] });
+    let off = ours.iter().zip(&theirs).filter(|(a, b)| (*a - *b).abs() * 255.0 > 1.0).count();
+    assert!(off * 1000 <= ours.len(), "{off} of {} values differ by more than a grey level", ours.len());
+    let contrast = ours.iter().fold(0.0_f32, |m, x| m.max(*x)) - ours.iter().fold(1.0_f32, |m, x| m.min(*x));
+    assert!(contrast > 0.5, "an image without contrast shows nothing: {contrast}");
 }
 
 /// Without shifts, which take four bytes for each input and timestep.

@@ -43,7 +43,7 @@ struct Step {
     /// `[in_features]`; empty: 0.
     shift: Vec<f32>,
     /// What the shift and the rounder add to the layer's own bias, `[out_features]`; empty: 0.
-    bias: Vec<f32>,
+    bias: Vec<f64>,
 }
 
 impl QuantizedLinear {
@@ -92,9 +92,9 @@ impl QuantizedLinear {
     /// Bytes that the layer occupies: packed integers, step sizes, zero points, and the grids of its input.
     pub fn size(&self) -> usize {
         let inner = &*self.0;
-        let floats = |values: &Vec<f32>| size_of_val(values.as_slice());
-        let steps = inner.steps.iter().map(|s| size_of::<Step>() + floats(&s.shift) + floats(&s.bias));
-        inner.weight.size() + floats(&inner.multiplier) + steps.sum::<usize>()
+        let step = |s: &Step| size_of::<Step>() + size_of_val(&*s.shift) + size_of_val(&*s.bias);
+        let steps: usize = inner.steps.iter().map(step).sum();
+        inner.weight.size() + size_of_val(&*inner.multiplier) + steps
     }
 
     /// The layer's output `[batch, tokens, out_features]` from its input `[batch, tokens, in_features]` and its own bias
@@ -138,9 +138,10 @@ impl QuantizedLinear {
 }
 
 /// What is added to the layer's own bias: the product of the weight and the shift, and what was learned.
-fn folded(weight: &PackedWeight, shift: &[f32], multiplier: &[f32], learned: Vec<f32>) -> Vec<f32> {
+fn folded(weight: &PackedWeight, shift: &[f32], multiplier: &[f32], learned: Vec<f32>) -> Vec<f64> {
+    let learned = learned.into_iter().map(f64::from);
     if shift.is_empty() {
-        return learned;
+        return learned.collect();
     }
     // As in the simulation, where the shift over the multiplier is a number of 32 bits.
     let over: Vec<f32> = match multiplier.is_empty() {
@@ -148,8 +149,11 @@ fn folded(weight: &PackedWeight, shift: &[f32], multiplier: &[f32], learned: Vec
         false => shift.iter().zip(multiplier).map(|(z, m)| z / m).collect(),
     };
     let product = weight.multiply_exact(&over);
-    let learned = learned.into_iter().map(f64::from).chain(std::iter::repeat(0.0));
-    product.iter().zip(learned).map(|(product, learned)| (product + learned) as f32).collect()
+    product
+        .iter()
+        .zip(learned.chain(std::iter::repeat(0.0)))
+        .map(|(product, learned)| product + learned)
+        .collect()
 }
 
 impl Inner {
@@ -183,11 +187,10 @@ impl Inner {
 
         let own = inputs.get(1).map(|bias| bias.f32());
         let biased = own.is_some() || distinct.iter().any(|&s| !self.steps[s].bias.is_empty());
-        let mut bias = vec![0.0_f32; if biased { distinct.len() * outputs } else { 0 }];
+        let mut bias = vec![0.0; if biased { distinct.len() * outputs } else { 0 }];
         for (bias, &step) in bias.chunks_exact_mut(outputs).zip(&distinct) {
-            for part in [own.unwrap_or_default(), &self.steps[step].bias] {
-                bias.iter_mut().zip(part).for_each(|(sum, b)| *sum += b);
-            }
+            bias.iter_mut().zip(own.unwrap_or_default()).for_each(|(sum, b)| *sum += f64::from(*b));
+            bias.iter_mut().zip(&self.steps[step].bias).for_each(|(sum, b)| *sum += b);
         }
         let rows = Rows { integers: &integers, sums: &sums, scale: &scale, bias: &bias, bias_of: &index };
         self.weight.multiply(rows, out);

@@ -118,12 +118,12 @@ with_avx2! {
 
 with_avx2! {
     /// `out = result · scale + bias`; no bias is 0.
-    store(result: &[f64; WIDTH], scale: f32, bias: &[f32], out: &mut [f32]) {
+    store(result: &[f64; WIDTH], scale: f32, bias: &[f64], out: &mut [f32]) {
         let scale = f64::from(scale);
         let mut y = result.map(|x| x * scale);
         match bias.as_array::<WIDTH>() {
-            Some(bias) => (0..WIDTH).for_each(|lane| y[lane] += f64::from(bias[lane])),
-            None => y.iter_mut().zip(bias).for_each(|(y, b)| *y += f64::from(*b)),
+            Some(bias) => (0..WIDTH).for_each(|lane| y[lane] += bias[lane]),
+            None => y.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
         }
         match out.as_mut_array::<WIDTH>() {
             Some(out) => *out = y.map(|y| y as f32),

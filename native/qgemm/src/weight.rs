@@ -36,7 +36,7 @@ pub struct Rows<'a> {
     /// Step size of each row.
     pub scale: &'a [f32],
     /// `[biases, outputs]`; empty: 0.
-    pub bias: &'a [f32],
+    pub bias: &'a [f64],
     /// Which bias each row gets; empty if there are none.
     pub bias_of: &'a [usize],
 }

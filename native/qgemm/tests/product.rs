@@ -25,7 +25,7 @@ struct Case {
     integers: Vec<i8>,
     sums: Vec<i32>,
     scale: Vec<f32>,
-    bias: Vec<f32>,
+    bias: Vec<f64>,
     bias_of: Vec<usize>,
     expected: Vec<f64>,
     /// Σ |terms|, what rounding is relative to.
@@ -54,7 +54,7 @@ impl Case {
             .map(|i| if extreme { [-128, 127][i % 7 / 6] } else { random.between(-128, 127) as i8 })
             .collect();
         let scale: Vec<f32> = (0..rows).map(|_| random.real(0.01, 1.0)).collect();
-        let bias: Vec<f32> = (0..3 * outputs).map(|_| random.real(-5.0, 5.0)).collect();
+        let bias: Vec<f64> = (0..3 * outputs).map(|_| f64::from(random.real(-5.0, 5.0))).collect();
         let bias_of: Vec<usize> = (0..rows).map(|r| r * 2 % 3).collect();
         // What is between the groups must not matter.
         let mut integers = vec![77_i8; rows * weight.depth()];
@@ -76,7 +76,7 @@ impl Case {
                     y += term;
                     m += term.abs();
                 }
-                let b = f64::from(bias[bias_of[row] * outputs + o]);
+                let b = bias[bias_of[row] * outputs + o];
                 expected.push(y + b);
                 magnitude.push(m + b.abs());
             }
@@ -140,7 +140,7 @@ fn without_a_bias() {
     let mut out = vec![0.0; 6];
     case.weight.multiply(rows, &mut out);
     for (i, y) in out.iter().enumerate() {
-        let bias = f64::from(case.bias[case.bias_of[i / 3] * 3 + i % 3]);
+        let bias = case.bias[case.bias_of[i / 3] * 3 + i % 3];
         assert!((f64::from(*y) + bias - case.expected[i]).abs() < 1e-4);
     }
 }
