@@ -45,7 +45,7 @@ pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};
 pub use layer::{BlockId, BlockSpec, LayerId, LayerSpec, ModelSpec, Role, Stream};
 pub use model::{BlockIo, Conditioning, Model, ModelDefaults};
-pub use observer::{ObservationPoint, ObservedBatch, Observer};
+pub use observer::{ObservationPoint, ObservedBatch, ObservedInput, Observer};
 pub use policy::{
     BitPolicy, LayerColumns, LayerPlan, PolicyError, PolicyInfo, PolicyPlan, PolicyRequest, ScaleSource,
     Sensitivity, Timestep,

@@ -1,6 +1,6 @@
 //! The observer: how far a layer's input reaches.
 
-use crate::stats::InputRange;
+use crate::stats::{ChannelExtremes, InputRange, LogHistogram};
 use crate::{LayerSpec, Result};
 
 /// Where a tensor was seen.
@@ -28,6 +28,15 @@ pub struct ObservedBatch<'a> {
     pub max: &'a [f32],
 }
 
+/// All batches of a layer's input: what the engine gathers once for every observer that asks for it.
+#[derive(Debug, Clone, Copy)]
+pub struct ObservedInput<'a> {
+    /// Smallest and largest value of each channel over all batches.
+    pub extremes: &'a ChannelExtremes,
+    /// Distribution of all values, if the observer [wants](Observer::wants_distribution) it.
+    pub distribution: Option<&'a LogHistogram>,
+}
+
 /// Finds the range of one layer's input at one timestep.
 ///
 /// The engine makes an observer for every distinct input and step, shows it the batches in the order of the images, and
@@ -35,31 +44,36 @@ pub struct ObservedBatch<'a> {
 /// gathers itself. An observer sees host memory, so the same trait serves native libraries.
 ///
 /// ```
-/// use taq_core::{ObservationPoint, ObservedBatch, Observer, Result, stats::InputRange};
+/// use taq_core::{ObservationPoint, ObservedBatch, ObservedInput, Observer, Result, stats::InputRange};
 ///
-/// /// Per-channel extremes over all batches.
+/// /// The extremes over all batches, widened by as much as the first batch's largest value.
 /// #[derive(Default)]
-/// struct MinMax(InputRange);
+/// struct Wide(Option<f32>);
 ///
-/// impl Observer for MinMax {
+/// impl Observer for Wide {
 ///     fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
-///         self.0.min.resize(batch.channels, f32::INFINITY);
-///         self.0.max.resize(batch.channels, f32::NEG_INFINITY);
-///         for (c, (&low, &high)) in batch.min.iter().zip(batch.max).enumerate() {
-///             self.0.min[c] = self.0.min[c].min(low);
-///             self.0.max[c] = self.0.max[c].max(high);
-///             self.0.low = self.0.low.min(low);
-///             self.0.high = self.0.high.max(high);
-///         }
+///         self.0.get_or_insert_with(|| batch.max.iter().fold(0.0, |a: f32, b| a.max(*b)));
 ///         Ok(())
 ///     }
-///     fn finish(self: Box<Self>) -> Result<InputRange> { Ok(self.0) }
+///     fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
+///         let mut range = InputRange::of(all.extremes.clone());
+///         range.high += self.0.unwrap_or(0.0);
+///         Ok(range)
+///     }
 /// }
 /// ```
 pub trait Observer: Send {
-    /// Takes in one batch.
-    fn observe(&mut self, point: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()>;
+    /// Whether [`Self::finish`] needs the distribution of all values. It costs a pass over them, and is shared by all
+    /// observers that want it.
+    fn wants_distribution(&self) -> bool {
+        false
+    }
+
+    /// Takes in one batch. What depends on all batches together need not be gathered here.
+    fn observe(&mut self, _point: &ObservationPoint<'_>, _batch: &ObservedBatch<'_>) -> Result<()> {
+        Ok(())
+    }
 
     /// The range of all batches.
-    fn finish(self: Box<Self>) -> Result<InputRange>;
+    fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange>;
 }

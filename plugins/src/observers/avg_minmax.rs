@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use taq_core::stats::InputRange;
-use taq_core::{ObservationPoint, ObservedBatch, Observer, Result, register};
+use taq_core::{ObservationPoint, ObservedBatch, ObservedInput, Observer, Result, register};
 
 /// `avg-minmax` has no settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -13,7 +13,8 @@ pub struct AvgMinMaxSettings {}
 /// Channels: the extremes of each batch, averaged. The tensor: the extremes of all.
 #[derive(Debug, Default)]
 pub struct AvgMinMax {
-    range: InputRange,
+    min: Vec<f32>,
+    max: Vec<f32>,
     batches: u64,
 }
 
@@ -27,24 +28,14 @@ impl AvgMinMax {
 impl Observer for AvgMinMax {
     fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
         self.batches += 1;
-        let range = &mut self.range;
-        average_in(&mut range.min, batch.min, self.batches);
-        average_in(&mut range.max, batch.max, self.batches);
-        range.low = batch
-            .min
-            .iter()
-            .copied()
-            .fold(if self.batches == 1 { f32::INFINITY } else { range.low }, f32::min);
-        range.high = batch
-            .max
-            .iter()
-            .copied()
-            .fold(if self.batches == 1 { f32::NEG_INFINITY } else { range.high }, f32::max);
+        average_in(&mut self.min, batch.min, self.batches);
+        average_in(&mut self.max, batch.max, self.batches);
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<InputRange> {
-        Ok(self.range)
+    fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
+        let (low, high) = all.extremes.overall();
+        Ok(InputRange { min: self.min, max: self.max, low, high })
     }
 }
 

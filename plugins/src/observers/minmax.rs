@@ -2,8 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use taq_core::stats::{ChannelExtremes, InputRange};
-use taq_core::{ObservationPoint, ObservedBatch, Observer, Result, register};
+use taq_core::stats::InputRange;
+use taq_core::{ObservedInput, Observer, Result, register};
 
 /// `minmax` has no settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -12,35 +12,19 @@ pub struct MinMaxSettings {}
 
 /// See the module's head.
 #[derive(Debug, Default)]
-pub struct MinMax {
-    seen: Option<ChannelExtremes>,
-}
+pub struct MinMax;
 
 impl MinMax {
     /// An observer that has seen nothing.
     pub fn new(_: MinMaxSettings) -> Result<Self> {
-        Ok(Self::default())
+        Ok(Self)
     }
 }
 
 impl Observer for MinMax {
-    fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
-        widen(&mut self.seen, batch);
-        Ok(())
+    fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
+        Ok(InputRange::of(all.extremes.clone()))
     }
-
-    fn finish(self: Box<Self>) -> Result<InputRange> {
-        Ok(self.seen.map(InputRange::of).unwrap_or_default())
-    }
-}
-
-/// Takes in the extremes of a batch.
-pub(super) fn widen(seen: &mut Option<ChannelExtremes>, batch: &ObservedBatch<'_>) {
-    let new = ChannelExtremes { min: batch.min.to_vec(), max: batch.max.to_vec(), finite: true };
-    *seen = Some(match seen.take() {
-        Some(seen) => seen.merge(new),
-        None => new,
-    });
 }
 
 register!(
@@ -61,7 +45,7 @@ mod tests {
         let values = bells(3000);
         for tokens in [3000, 100, 7] {
             let batches: Vec<&[f32]> = values.chunks(2 * tokens).collect();
-            let range = observed(Box::new(MinMax::default()), &batches);
+            let range = observed(Box::new(MinMax), &batches);
             for c in 0..2 {
                 let column = || values.iter().skip(c).step_by(2).copied();
                 assert_eq!(range.min[c], column().fold(f32::INFINITY, f32::min));

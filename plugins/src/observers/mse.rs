@@ -9,10 +9,8 @@
 use multiversion::multiversion;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use taq_core::stats::{ChannelExtremes, InputRange, LogBin, LogHistogram};
-use taq_core::{Error, ObservationPoint, ObservedBatch, Observer, Result, register};
-
-use super::minmax::widen;
+use taq_core::stats::{InputRange, LogBin};
+use taq_core::{Error, ObservedInput, Observer, Result, register};
 
 /// Shares of the largest magnitude that are tried at first.
 const COARSE: u32 = 64;
@@ -38,8 +36,6 @@ impl Default for MseSettings {
 #[derive(Debug)]
 pub struct Mse {
     bits: u8,
-    values: LogHistogram,
-    seen: Option<ChannelExtremes>,
 }
 
 impl Mse {
@@ -49,20 +45,18 @@ impl Mse {
             let reason = format!("bits must be 2 to 8, not {}", settings.bits);
             return Err(Error::settings("observer `mse`", reason));
         }
-        Ok(Self { bits: settings.bits, values: LogHistogram::default(), seen: None })
+        Ok(Self { bits: settings.bits })
     }
 }
 
 impl Observer for Mse {
-    fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
-        self.values.add(batch.values);
-        widen(&mut self.seen, batch);
-        Ok(())
+    fn wants_distribution(&self) -> bool {
+        true
     }
 
-    fn finish(self: Box<Self>) -> Result<InputRange> {
-        let range = self.seen.map(InputRange::of).unwrap_or_default();
-        let bins: Vec<LogBin> = self.values.bins().collect();
+    fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
+        let range = InputRange::of(all.extremes.clone());
+        let bins: Vec<LogBin> = all.distribution.into_iter().flat_map(|d| d.bins()).collect();
         let clip = best_range(&bins, f64::from(range.absmax()), self.bits) as f32;
         Ok(range.within(-clip, clip))
     }
@@ -121,6 +115,8 @@ register!(
 
 #[cfg(test)]
 mod tests {
+    use taq_core::stats::LogHistogram;
+
     use super::super::testing::{bells, observed};
     use super::*;
 

@@ -5,10 +5,8 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use taq_core::stats::{ChannelExtremes, InputRange, LogHistogram};
-use taq_core::{Error, ObservationPoint, ObservedBatch, Observer, Result, register};
-
-use super::minmax::widen;
+use taq_core::stats::InputRange;
+use taq_core::{Error, ObservedInput, Observer, Result, register};
 
 /// Settings of `percentile`.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -30,8 +28,6 @@ impl Default for PercentileSettings {
 #[derive(Debug)]
 pub struct Percentile {
     share: f64,
-    values: LogHistogram,
-    seen: Option<ChannelExtremes>,
 }
 
 impl Percentile {
@@ -42,21 +38,19 @@ impl Percentile {
             let reason = format!("percentile must be over 50 and at most 100, not {percent}");
             return Err(Error::settings("observer `percentile`", reason));
         }
-        Ok(Self { share: percent / 100.0, values: LogHistogram::default(), seen: None })
+        Ok(Self { share: percent / 100.0 })
     }
 }
 
 impl Observer for Percentile {
-    fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
-        self.values.add(batch.values);
-        widen(&mut self.seen, batch);
-        Ok(())
+    fn wants_distribution(&self) -> bool {
+        true
     }
 
-    fn finish(self: Box<Self>) -> Result<InputRange> {
-        let end = |share| self.values.quantile(share).unwrap_or(0.0) as f32;
+    fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
+        let end = |share| all.distribution.and_then(|d| d.quantile(share)).unwrap_or(0.0) as f32;
         let (low, high) = (end(1.0 - self.share), end(self.share));
-        let range = self.seen.map(InputRange::of).unwrap_or_default();
+        let range = InputRange::of(all.extremes.clone());
         // A bin may reach beyond the outermost value.
         let inside = |end: f32| end.max(range.low).min(range.high);
         let (low, high) = (inside(low), inside(high));

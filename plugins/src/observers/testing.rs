@@ -1,18 +1,22 @@
 //! Observers over values at hand.
 
-use taq_core::stats::{ChannelExtremes, InputRange};
-use taq_core::{ObservationPoint, ObservedBatch, Observer, Role, testing};
+use taq_core::stats::{ChannelExtremes, InputRange, LogHistogram};
+use taq_core::{ObservationPoint, ObservedBatch, ObservedInput, Observer, Role, testing};
 
 /// What an observer says of these batches of two channels.
 pub(super) fn observed(mut observer: Box<dyn Observer>, batches: &[&[f32]]) -> InputRange {
     let layer = testing::layer("mm0.img.mlp.fc1", Role::Fc1, 2, 2);
     let point = ObservationPoint { layer: &layer, step: 3, sigma: 0.5 };
+    let (mut extremes, mut distribution) = (ChannelExtremes::new(2), LogHistogram::default());
     for values in batches {
         let seen = ChannelExtremes::of(values, 2);
         let batch = ObservedBatch { values, channels: 2, min: &seen.min, max: &seen.max };
         observer.observe(&point, &batch).unwrap();
+        distribution.add(values);
+        extremes = extremes.merge(seen);
     }
-    observer.finish().unwrap()
+    let distribution = observer.wants_distribution().then_some(&distribution);
+    observer.finish(&ObservedInput { extremes: &extremes, distribution }).unwrap()
 }
 
 /// Two channels of bells, the second ten times as wide, some of its values far out.

@@ -1,7 +1,7 @@
 //! One input under observation: what describes it, and what the observers say of it.
 
-use crate::stats::{ChannelExtremes, Histogram, LayerStats};
-use crate::{Error, ObservationPoint, ObservedBatch, Observer, Result};
+use crate::stats::{ChannelExtremes, Histogram, LayerStats, LogHistogram};
+use crate::{Error, ObservationPoint, ObservedBatch, ObservedInput, Observer, Result};
 
 /// What is gathered of every input, whoever observes.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +17,17 @@ pub(super) struct Input {
     observers: Vec<(String, Box<dyn Observer>)>,
     describe: Description,
     stats: LayerStats,
+    /// Over all batches.
+    extremes: Option<ChannelExtremes>,
+    /// If an observer wants it.
+    distribution: Option<LogHistogram>,
 }
 
 impl Input {
     pub(super) fn new(observers: Vec<(String, Box<dyn Observer>)>, describe: Description) -> Self {
-        Self { observers, describe, stats: LayerStats::default() }
+        let wanted = observers.iter().any(|(_, observer)| observer.wants_distribution());
+        let distribution = wanted.then(LogHistogram::default);
+        Self { observers, describe, stats: LayerStats::default(), extremes: None, distribution }
     }
 
     /// Takes in one batch, row-major `[tokens, channels]`.
@@ -45,16 +51,20 @@ impl Input {
             return Err(Error::NotFinite { what: what() });
         }
         self.describe(point, values, &extremes);
+        if let Some(distribution) = &mut self.distribution {
+            distribution.add(values);
+        }
         let batch = ObservedBatch { values, channels, min: &extremes.min, max: &extremes.max };
-        self.observers.iter_mut().try_for_each(|(_, observer)| observer.observe(point, &batch))
+        self.observers.iter_mut().try_for_each(|(_, observer)| observer.observe(point, &batch))?;
+        self.extremes = Some(match self.extremes.take() {
+            Some(before) => before.merge(extremes),
+            None => extremes,
+        });
+        Ok(())
     }
 
     fn describe(&mut self, point: &ObservationPoint<'_>, values: &[f32], extremes: &ChannelExtremes) {
         let (stats, bins) = (&mut self.stats, self.describe.hist_bins);
-        let (low, high) = extremes.overall();
-        let first = stats.batches == 0;
-        stats.tensor_min = if first { low } else { stats.tensor_min.min(low) };
-        stats.tensor_max = if first { high } else { stats.tensor_max.max(high) };
         stats.batches += 1;
         if point.layer.post_gelu {
             let middle = extremes.min.iter().zip(&extremes.max).map(|(a, b)| a / 2.0 + b / 2.0);
@@ -67,6 +77,7 @@ impl Input {
             }
         }
         if bins > 0 {
+            let (low, high) = extremes.overall();
             stats.histogram.get_or_insert_with(|| Histogram::between(low, high, bins)).add(values);
         }
     }
@@ -74,8 +85,11 @@ impl Input {
     /// # Errors
     /// [`Error::Settings`] with the observer whose answer is no range of this input, and what the observers give.
     pub(super) fn finish(mut self, channels: usize) -> Result<LayerStats> {
+        let extremes = self.extremes.unwrap_or_else(|| ChannelExtremes::new(channels));
+        (self.stats.tensor_min, self.stats.tensor_max) = extremes.overall();
         for (place, (name, observer)) in self.observers.into_iter().enumerate() {
-            let range = observer.finish()?;
+            let distribution = self.distribution.as_ref().filter(|_| observer.wants_distribution());
+            let range = observer.finish(&ObservedInput { extremes: &extremes, distribution })?;
             let finite = range.min.iter().chain(&range.max).all(|v| v.is_finite());
             let ordered = range.low <= range.high && range.low.is_finite() && range.high.is_finite();
             if range.min.len() != channels || range.max.len() != channels || !finite || !ordered {
@@ -107,10 +121,7 @@ mod tests {
     struct Says(InputRange);
 
     impl Observer for Says {
-        fn observe(&mut self, _: &ObservationPoint<'_>, _: &ObservedBatch<'_>) -> Result<()> {
-            Ok(())
-        }
-        fn finish(self: Box<Self>) -> Result<InputRange> {
+        fn finish(self: Box<Self>, _: &ObservedInput<'_>) -> Result<InputRange> {
             Ok(self.0)
         }
     }
