@@ -33,8 +33,7 @@ impl Sources {
             let reason = "the plan is for another model than the statistics".into();
             return Err(Error::Stale { path: path.to_owned(), reason });
         }
-        let weights = run.weights_config();
-        let weights = weights.exists().then(|| read_document(&weights)).transpose()?;
+        let weights = WeightsConfig::of(&run)?;
         Ok(Self { run, stage, statistics, plan, weights })
     }
 

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::samples::{ImageRecord, RunManifest};
 use super::session::{Encoded, measured, parts};
 use super::taqdit;
-use super::trajectory::Trajectory;
 use super::{Guidance, Outcome, Sample, Session, load_prompts};
 use crate::artifacts::{Document, Parts, StageState, read_document, write_json, write_npz};
 use crate::image::Image;
@@ -223,13 +222,7 @@ fn batch(
         Ok(())
     };
     let conditioning = encoded.batch(job.guidance, &prompts)?;
-    let trajectory = Trajectory {
-        model: &*session.model,
-        sampler: &*session.sampler,
-        schedule: &job.schedule,
-        guidance: job.guidance,
-        conditioning: &conditioning,
-    };
+    let trajectory = session.trajectory(&job.schedule, job.guidance, &conditioning);
     let latent = trajectory.run(start, &mut Identity, &session.cx, |x, step| {
         if job.kept_steps.binary_search(&step).is_ok() { save(x, step, false) } else { Ok(()) }
     })?;

@@ -10,7 +10,7 @@ use super::quantized::ActivationPlan;
 use super::report::{EvaluatorReport, Report};
 use super::round::{WeightsConfig, effective_plan, visit_rounded};
 use super::run::costs;
-use super::scores::{Generated, Judgement, accuracy, compare, judge};
+use super::scores::{Generated, accuracy, compare};
 use super::session::{measured, parts};
 use super::{Outcome, Session};
 use crate::artifacts::{Document, RunFolder, StageState, read_document, write_json, write_npz};
@@ -19,7 +19,7 @@ use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::plan::QuantConfig;
 use crate::quant::{Clipping, Grid, nearest};
-use crate::{Error, Identity, Result};
+use crate::{Identity, Result};
 
 impl Variant {
     /// As in manifests and file names.
@@ -128,37 +128,21 @@ pub(super) fn quantized_model(
 ) -> Result<QuantizedModel> {
     let spec = session.model.spec();
     let mut model = QuantizedModel::new(activations);
-    let config: Option<WeightsConfig> =
-        if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
     if variant == Variant::Quantized {
-        let Some(config) = config else {
-            return Err(Error::StageMissing {
-                stage: "generate",
-                needs: "rounded weights".into(),
-                run: run.root().to_owned(),
-                first: "round",
-            });
-        };
-        if config.model_fingerprint != spec.fingerprint {
-            let reason = "the weights are of another model".into();
-            return Err(Error::Stale { path: run.weights_config(), reason });
-        }
-        let blocks = config.block_metrics.iter();
-        let blocks = blocks.filter_map(|m| spec.block_index(&m.block_name).map(|i| (&spec.blocks[i], m)));
+        let config = WeightsConfig::needed(run, "generate", spec)?;
         let steps = plan.sigma_map.len();
-        visit_rounded(run, steps, blocks, &mut |id, rounded| model.insert(id, &rounded))?;
+        visit_rounded(run, steps, config.blocks(spec), &mut |id, rounded| model.insert(id, &rounded))?;
         return Ok(model);
     }
     // The same grids as the rounder's, or plain ones of the plan's bits.
+    let config = WeightsConfig::of(run)?;
     for layer in spec.layers() {
-        let rounded =
-            config.as_ref().and_then(|c| c.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)));
-        let grid = match (rounded, config.is_some()) {
-            (Some(&grid), _) => grid,
-            // A block that `round` was told to leave alone stays in full precision here too.
-            (None, true) => continue,
-            (None, false) => Grid::channel(plan.weight_bits[&layer.id])?,
+        let grid = match &config {
+            Some(config) => config.grid(&layer.id),
+            None => Some(Grid::channel(plan.weight_bits[&layer.id])?),
         };
+        // A block that `round` was told to leave alone stays in full precision here too.
+        let Some(grid) = grid else { continue };
         model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }
     Ok(model)
@@ -196,8 +180,7 @@ fn write_report(
     all: &[Generated],
 ) -> Result<()> {
     let run = &session.run;
-    let weights: Option<WeightsConfig> =
-        if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
+    let weights = WeightsConfig::of(run)?;
     let sheet_path = run.generated().join("comparison.png");
     let layout = SheetLayout {
         columns: job.prompts.clone(),
@@ -207,13 +190,9 @@ fn write_report(
     let rows: Vec<Vec<Image>> = all.iter().map(|g| g.images.clone()).collect();
     image::sheet(&rows, &layout)?.write_png(&sheet_path, &[])?;
     let reference = &all[0];
-    let judged = |generated: &Generated| {
-        job.evaluator.as_ref().map(|e| judge(e, &job.prompts, &generated.images)).transpose()
-    };
-    let full_precision = judged(reference)?;
+    let full_precision = job.judge(reference)?;
     let variants = variants.iter().zip(all).skip(1).map(|(&variant, generated)| {
-        let judgements: Option<Vec<Judgement>> = judged(generated)?;
-        compare(variant, &job.prompts, reference, generated, judgements.as_deref())
+        compare(variant, &job.prompts, reference, generated, job.judge(generated)?.as_deref())
     });
     let report = Report {
         format: Report::FORMAT.to_owned(),

@@ -9,8 +9,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, ops};
 
 use super::samples::RunManifest;
-use super::scores::{BatchTime, Generated};
-use super::trajectory::Trajectory;
+use super::scores::{BatchTime, Generated, Judgement, judge};
 use super::{Guidance, Session, load_prompts};
 use crate::artifacts::{file_hash, read_document};
 use crate::evaluator::Evaluator;
@@ -157,13 +156,7 @@ impl Job {
             let conditioning = encoded.batch(self.guidance, &prompts)?;
             let begun = self.begin(session, batch)?;
             mlx_rs::transforms::eval([&conditioning.tokens, &conditioning.pooled, &begun])?;
-            let trajectory = Trajectory {
-                model: &*session.model,
-                sampler: &*session.sampler,
-                schedule: &self.schedule,
-                guidance: self.guidance,
-                conditioning: &conditioning,
-            };
+            let trajectory = session.trajectory(&self.schedule, self.guidance, &conditioning);
             let note = |step: usize| {
                 let warm = if kept { "" } else { "warm-up, " };
                 let (first, last) = (batch.start + 1, batch.end);
@@ -190,6 +183,12 @@ impl Job {
         }
         progress.end();
         Ok(Generated { latents: ops::concatenate(&latents, 0)?, images, batches })
+    }
+
+    /// What the evaluator, if there is one, says of images of all prompts.
+    pub(super) fn judge(&self, generated: &Generated) -> Result<Option<Vec<Judgement>>> {
+        let judged = |e: &Evaluator| Ok(judge(e.labels(), &self.prompts, &e.look(&generated.images)?));
+        self.evaluator.as_ref().map(judged).transpose()
     }
 
     /// What a PNG file says of image `index` besides its pixels: everything that it takes to paint it again.

@@ -7,9 +7,8 @@ use super::generate::{paint_variant, row_label, variants, write_image};
 use super::generation::Job;
 use super::report::VariantReport;
 use super::round::{WeightsConfig, effective_plan};
-use super::scores::{Generated, compare, judge};
+use super::scores::{Generated, compare};
 use crate::Result;
-use crate::artifacts::read_document;
 use crate::image::{Image, SheetLayout, sheet};
 use crate::manifest::{GenerateSettings, Variant};
 
@@ -49,8 +48,7 @@ pub fn picture(
     let all: Vec<Generated> = variants.iter().map(paint).collect::<Result<_>>()?;
     let mut files = Vec::new();
     if side_by_side {
-        let weights: Option<WeightsConfig> =
-            if run.weights_config().exists() { Some(read_document(&run.weights_config())?) } else { None };
+        let weights = WeightsConfig::of(run)?;
         let layout = SheetLayout {
             columns: job.prompts.clone(),
             rows: variants.iter().map(|v| row_label(*v, weights.as_ref())).collect(),
@@ -69,8 +67,7 @@ pub fn picture(
         }
     }
     let scored = variants.iter().zip(&all).skip(1).map(|(&variant, generated)| {
-        let judged = job.evaluator.as_ref().map(|e| judge(e, &job.prompts, &generated.images)).transpose()?;
-        compare(variant, &job.prompts, &all[0], generated, judged.as_deref())
+        compare(variant, &job.prompts, &all[0], generated, job.judge(generated)?.as_deref())
     });
     let scores = scored.collect::<Result<_>>()?;
     Ok(Picture { files, scores })

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::observe::{host_inputs, values_of};
 use super::session::{Encoded, measured, parts};
-use super::{Guidance, Outcome, SampleSet, Session};
+use super::{Outcome, SampleSet, Session};
 use crate::artifacts::{Npz, RunFolder, StageState, write_npz};
 use crate::stats::{ChannelProfile, PROFILE_BINS, all_finite, profile_edges};
 use crate::{Error, LayerId, LayerSpec, LinearCall, Result, Tap};
@@ -101,17 +101,9 @@ fn profile_step(
     images: usize,
     step: usize,
 ) -> Result<Profiles> {
-    let guidance = Guidance::new(set.manifest.cfg_scale)?;
     let mut tap = ProfileTap { step, profiles: Profiles::new(), pending: Vec::new() };
     let ids: Vec<usize> = (0..images).collect();
-    for batch in ids.chunks(BATCH) {
-        session.cx.check()?;
-        let pairs: Vec<_> = batch.iter().map(|&image| (image, step)).collect();
-        let x = set.latents(&pairs)?;
-        let conditioning = encoded.batch(guidance, batch)?;
-        guidance.velocity(&*session.model, &x, set.timestep(step), &conditioning, &mut tap)?;
-        tap.flush()?;
-    }
+    set.show(session, encoded, step, ids.chunks(BATCH), &mut tap, ProfileTap::flush)?;
     Ok(tap.profiles)
 }
 

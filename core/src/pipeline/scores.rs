@@ -5,7 +5,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 
 use super::report::{ImageScore, Intervals, PromptAccuracy, VariantReport};
 use crate::Result;
-use crate::evaluator::{Evaluator, Sight};
+use crate::evaluator::{Labels, Sight};
 use crate::image::Image;
 use crate::manifest::Variant;
 use crate::metrics::{bootstrap, decibels, level_difference, mse, relative_l2_arrays, ssim};
@@ -33,15 +33,14 @@ pub(super) struct Judgement {
     recognized: Option<bool>,
 }
 
-/// What the evaluator says of the images.
-pub(super) fn judge(evaluator: &Evaluator, prompts: &[String], images: &[Image]) -> Result<Vec<Judgement>> {
-    let labels = evaluator.labels();
-    let judged = |(sight, prompt): (Sight, &String)| {
+/// What images are taken for, and whether that is what their prompts name.
+pub(super) fn judge(labels: &Labels, prompts: &[String], sights: &[Sight]) -> Vec<Judgement> {
+    let judged = |(sight, prompt): (&Sight, &String)| {
         let (class, named) = (sight.class(), labels.classes_of(prompt));
         let recognized = (!named.is_empty()).then(|| named.contains(&class));
         Judgement { seen_as: labels.classes()[class].clone(), recognized }
     };
-    Ok(evaluator.look(images)?.into_iter().zip(prompts).map(judged).collect())
+    sights.iter().zip(prompts).map(judged).collect()
 }
 
 /// Prompt accuracy.

@@ -3,13 +3,13 @@
 use mlx_rs::Array;
 use serde_json::{Value, json};
 
-use super::Guidance;
 use super::meter::Meter;
+use super::{Guidance, Trajectory};
 use crate::artifacts::{Parts, RunFolder, write_json};
 use crate::manifest::PluginChoice;
 use crate::noise::initial_noise;
 use crate::registry::{Kind, Registry, label};
-use crate::{Conditioning, Context, Error, Model, Result, Sampler};
+use crate::{Conditioning, Context, Error, Model, Result, Sampler, Schedule};
 
 /// Prompts encoded at a time.
 const PROMPTS: usize = 8;
@@ -70,6 +70,16 @@ impl Session {
     pub fn identity(&self, kind: Kind, choice: &PluginChoice) -> Result<Value> {
         let origin = self.registry.origin(kind, &choice.name)?;
         Ok(json!({ "name": label(&choice.name), "settings": choice.settings(), "origin": origin }))
+    }
+
+    /// The way of a batch through a schedule.
+    pub(super) fn trajectory<'a>(
+        &'a self,
+        schedule: &'a Schedule,
+        guidance: Guidance,
+        conditioning: &'a Conditioning,
+    ) -> Trajectory<'a> {
+        Trajectory { model: &*self.model, sampler: &*self.sampler, schedule, guidance, conditioning }
     }
 
     /// Name of the sampler.

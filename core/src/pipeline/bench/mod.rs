@@ -18,12 +18,12 @@ use super::Session;
 use super::generate::{fingerprint, write_image};
 use super::generation::Job;
 use super::meter::Meter;
-use super::scores::{Generated, accuracy, compare, judge};
+use super::scores::{Generated, Judgement, accuracy, compare, judge};
 use crate::artifacts::{Document, write_json, write_npz};
 use crate::evaluator::{FeatureExtractor, PixelRange, Sight};
 use crate::image::Image;
 use crate::manifest::GenerateSettings;
-use crate::metrics::{Features, frechet_distance, inception_score, kernel_distance};
+use crate::metrics::{Features, InceptionScore, frechet_distance, inception_score, kernel_distance};
 use crate::{Identity, Result};
 
 /// Settings of [`bench()`].
@@ -67,21 +67,26 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
     }
     let mut seen = match settings.skip_metrics {
         true => None,
-        false => eyes.features(&reference.images)?,
+        false => features(&eyes.sights(&reference.images)?)?,
     };
     let mut entries = Vec::new();
     for subject in &subjects {
         let (mut entry, generated, variant) = run(session, settings, &job, subject)?;
         keep(session, &job, subject, &generated, out)?;
         if !settings.skip_metrics {
-            judge_set(&eyes, &job, &mut entry, &generated, seen.as_ref())?;
+            let (judged, sights) = eyes.look(&generated)?;
+            let found = features(&sights)?;
+            entry.prompt_accuracy = judged.as_deref().map(accuracy);
+            entry.inception_score = score(&sights)?;
+            if let (Some(found), Some(reference)) = (&found, &seen) {
+                entry.distances = Some(distances(found, reference)?);
+            }
             if let Some(twins) = &reference.twins {
-                let judged = entry_judgements(&job, &generated)?;
                 entry.paired = Some(compare(variant, &job.prompts, twins, &generated, judged.as_deref())?);
             }
             if reference.name.is_none() {
                 // Full precision: what all others are measured against.
-                seen = eyes.features(&generated.images)?;
+                seen = found;
                 reference.name = Some(entry.name.clone());
                 reference.twins = Some(generated);
             }
@@ -127,7 +132,7 @@ impl Eyes<'_> {
         self.extractor.is_some() || self.job.evaluator.is_some()
     }
 
-    fn look(&self, images: &[Image]) -> Result<Vec<Sight>> {
+    fn sights(&self, images: &[Image]) -> Result<Vec<Sight>> {
         match (&self.extractor, &self.job.evaluator) {
             (Some(extractor), _) => extractor.look(images),
             (None, Some(evaluator)) => evaluator.look(images),
@@ -135,13 +140,14 @@ impl Eyes<'_> {
         }
     }
 
-    /// `None` of fewer than two images, which have no covariance, and without eyes.
-    fn features(&self, images: &[Image]) -> Result<Option<Features>> {
-        let sights = self.look(images)?;
-        if sights.len() < 2 {
-            return Ok(None);
-        }
-        Features::new(sights.iter().map(|s| s.features.as_slice())).map(Some)
+    /// What the evaluator says of images of all prompts, and [`Self::sights`] of them: often the same looks.
+    fn look(&self, generated: &Generated) -> Result<(Option<Vec<Judgement>>, Vec<Sight>)> {
+        let sights = self.sights(&generated.images)?;
+        let judged = match (&self.extractor, &self.job.evaluator) {
+            (None, Some(evaluator)) => Some(judge(evaluator.labels(), &self.job.prompts, &sights)),
+            _ => self.job.judge(generated)?,
+        };
+        Ok((judged, sights))
     }
 
     fn fingerprint(&self) -> Result<Option<String>> {
@@ -218,31 +224,22 @@ fn keep(session: &Session, job: &Job, subject: &Subject, generated: &Generated, 
     write_npz(&folder.join("latents.npz"), |npz| npz.array("latents", &generated.latents))
 }
 
-fn entry_judgements(job: &Job, generated: &Generated) -> Result<Option<Vec<super::scores::Judgement>>> {
-    job.evaluator.as_ref().map(|e| judge(e, &job.prompts, &generated.images)).transpose()
+/// `None` of fewer than two images, which have no covariance.
+fn features(sights: &[Sight]) -> Result<Option<Features>> {
+    let all = || Features::new(sights.iter().map(|s| s.features.as_slice()));
+    (sights.len() >= 2).then(all).transpose()
 }
 
-/// What there is to say of the images as a set.
-fn judge_set(
-    eyes: &Eyes<'_>,
-    job: &Job,
-    entry: &mut BenchEntry,
-    generated: &Generated,
-    reference: Option<&Features>,
-) -> Result<()> {
-    entry.prompt_accuracy = entry_judgements(job, generated)?.as_deref().map(accuracy);
-    let sights = eyes.look(&generated.images)?;
+/// `None` where what looked has no classes.
+fn score(sights: &[Sight]) -> Result<Option<InceptionScore>> {
     let logits: Vec<&[f32]> = sights.iter().map(|s| s.logits.as_slice()).filter(|l| !l.is_empty()).collect();
-    if logits.len() == sights.len() && !logits.is_empty() {
-        entry.inception_score = Some(inception_score(&logits)?);
-    }
-    if let (Some(reference), true) = (reference, sights.len() >= 2) {
-        let features = Features::new(sights.iter().map(|s| s.features.as_slice()))?;
-        entry.distances = Some(SetDistances {
-            frechet: frechet_distance(&features, reference)?,
-            kernel: kernel_distance(&features, reference)?,
-            reference_images: reference.images(),
-        });
-    }
-    Ok(())
+    (logits.len() == sights.len() && !logits.is_empty()).then(|| inception_score(&logits)).transpose()
+}
+
+fn distances(found: &Features, reference: &Features) -> Result<SetDistances> {
+    Ok(SetDistances {
+        frechet: frechet_distance(found, reference)?,
+        kernel: kernel_distance(found, reference)?,
+        reference_images: reference.images(),
+    })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::artifacts::{RunFolder, read_document};
+use crate::artifacts::RunFolder;
 use crate::manifest::Variant;
 use crate::pipeline::Session;
 use crate::pipeline::execute::QuantizedModel;
@@ -103,13 +103,10 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     let plan = effective_plan(&run, "bench", spec)?;
     let activations = ActivationPlan::load(&run, spec, &plan)?;
     let model = quantized_model(session, &run, &plan, activations, variant)?;
-    let config: Option<WeightsConfig> = match run.weights_config().exists() {
-        true => Some(read_document(&run.weights_config())?),
-        false => None,
-    };
+    let config = WeightsConfig::of(&run)?;
     let grid = |layer: &LayerSpec| -> Result<Option<Grid>> {
         match &config {
-            Some(config) => Ok(config.block_metrics.iter().find_map(|m| m.layers.get(&layer.id)).copied()),
+            Some(config) => Ok(config.grid(&layer.id)),
             None => plan.weight_bits.get(&layer.id).map(|&bits| Grid::channel(bits)).transpose(),
         }
     };

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::session::{Encoded, measured, parts};
-use super::{Guidance, Outcome, SampleSet, Session};
+use super::{Outcome, SampleSet, Session};
 use crate::artifacts::{StageState, write_json};
 use crate::manifest::{ObserveSettings, PluginChoice};
 use crate::registry::{Kind, Registry};
@@ -147,20 +147,11 @@ pub fn observe(session: &Session, settings: &ObserveSettings) -> Result<Outcome>
 }
 
 fn observe_step(session: &Session, job: &Job, set: &SampleSet, encoded: &Encoded, step: usize) -> Result<()> {
-    let guidance = Guidance::new(set.manifest.cfg_scale)?;
     let make = || job.make(&session.registry);
     let wanted = |id: &LayerId| job.layers.contains(id);
     let mut tap = ObserverTap::new(&make, job.describe, &wanted, step, set.manifest.sigmas[step]);
     let ids: Vec<usize> = (0..job.images).collect();
-    for batch in ids.chunks(job.batch_size) {
-        session.cx.check()?;
-        let pairs: Vec<_> = batch.iter().map(|&image| (image, step)).collect();
-        let x = set.latents(&pairs)?;
-        let conditioning = encoded.batch(guidance, batch)?;
-        // The output itself is not needed: whatever is observed is evaluated.
-        guidance.velocity(&*session.model, &x, set.timestep(step), &conditioning, &mut tap)?;
-        tap.flush()?;
-    }
+    set.show(session, encoded, step, ids.chunks(job.batch_size), &mut tap, ObserverTap::flush)?;
     let stats = tap.finish()?;
     if let Some(id) = job.layers.iter().find(|id| !stats.contains_key(*id)) {
         return Err(Error::Unsupported { what: format!("the model did not call its layer {id}") });

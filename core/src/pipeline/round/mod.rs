@@ -114,6 +114,51 @@ impl Document for WeightsConfig {
     const KIND: &'static str = "quantized weights";
 }
 
+impl WeightsConfig {
+    /// What `round` left in a run; `None` before it has.
+    ///
+    /// # Errors
+    /// As [`read_document`].
+    pub fn of(run: &RunFolder) -> Result<Option<Self>> {
+        let path = run.weights_config();
+        path.exists().then(|| read_document(&path)).transpose()
+    }
+
+    /// What `round` left in a run, for a stage that cannot do without.
+    ///
+    /// # Errors
+    /// [`Error::StageMissing`] before `round`, [`Error::Stale`] if it is of another model.
+    pub(super) fn needed(run: &RunFolder, stage: &'static str, spec: &ModelSpec) -> Result<Self> {
+        let Some(config) = Self::of(run)? else {
+            return Err(Error::StageMissing {
+                stage,
+                needs: "rounded weights".into(),
+                run: run.root().to_owned(),
+                first: "round",
+            });
+        };
+        if config.model_fingerprint != spec.fingerprint {
+            let reason = "the weights are of another model".into();
+            return Err(Error::Stale { path: run.weights_config(), reason });
+        }
+        Ok(config)
+    }
+
+    /// The grid of a layer's weight; `None` if its block was left alone.
+    pub fn grid(&self, layer: &LayerId) -> Option<Grid> {
+        self.block_metrics.iter().find_map(|m| m.layers.get(layer)).copied()
+    }
+
+    /// The rounded blocks of the model, in the order of the forward pass.
+    pub(super) fn blocks<'a>(
+        &'a self,
+        spec: &'a ModelSpec,
+    ) -> impl Iterator<Item = (&'a BlockSpec, &'a BlockMetrics)> {
+        let block = |m: &'a BlockMetrics| Some((&spec.blocks[spec.block_index(&m.block_name)?], m));
+        self.block_metrics.iter().filter_map(block)
+    }
+}
+
 /// Runs the stage.
 pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
     measured(session, "round", || {
@@ -253,9 +298,7 @@ pub(super) fn load_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) 
 /// The plan that a run's quantized model follows: its own, with the bits of inputs that `round` put in the place of its.
 pub(super) fn effective_plan(run: &RunFolder, stage: &'static str, spec: &ModelSpec) -> Result<QuantConfig> {
     let plan = load_plan(run, stage, spec)?;
-    let weights = run.weights_config();
-    let bits = if weights.exists() { read_document::<WeightsConfig>(&weights)?.bits_a } else { None };
-    match bits {
+    match WeightsConfig::of(run)?.and_then(|weights| weights.bits_a) {
         Some(bits) => plan.with_activation_bits(bits),
         None => Ok(plan),
     }

@@ -14,10 +14,10 @@ use serde_json::Value;
 use cali_data::CaliData;
 use folder::{SampleFolder, ancestors_manifest, sample_files};
 
-use super::Session;
 use super::session::Encoded;
+use super::{Guidance, Session};
 use crate::artifacts::{Document, Npz, RunFolder, read_document, write_npz};
-use crate::{BlockIo, Conditioning, Error, Model, Result};
+use crate::{BlockIo, Conditioning, Error, Model, Result, Tap};
 
 /// One image of the calibration set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -254,6 +254,29 @@ impl SampleSet {
             rows.push(x);
         }
         Ok(ops::stack(&rows, 0)?)
+    }
+
+    /// Shows the tap a step of these images, batch by batch, and calls `after` each. The model's output itself is not
+    /// needed: only what the tap evaluates is computed.
+    pub(super) fn show<'b, T: Tap>(
+        &self,
+        session: &Session,
+        encoded: &Encoded,
+        step: usize,
+        batches: impl Iterator<Item = &'b [usize]>,
+        tap: &mut T,
+        after: impl Fn(&mut T) -> Result<()>,
+    ) -> Result<()> {
+        let guidance = Guidance::new(self.manifest.cfg_scale)?;
+        for batch in batches {
+            session.cx.check()?;
+            let pairs: Vec<_> = batch.iter().map(|&image| (image, step)).collect();
+            let x = self.latents(&pairs)?;
+            let conditioning = encoded.batch(guidance, batch)?;
+            guidance.velocity(&*session.model, &x, self.timestep(step), &conditioning, tap)?;
+            after(tap)?;
+        }
+        Ok(())
     }
 
     /// What the first block sees of these samples, evaluated. With guidance every sample has two rows, side by side: with
