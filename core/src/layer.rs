@@ -14,6 +14,19 @@ pub struct BlockSpec {
     pub layers: Vec<LayerSpec>,
 }
 
+/// A linear layer whose weight alone may be quantized: its input, a row for each image or for each token of text, stays as
+/// it is. Modulation and embeddings are of this kind: hardly any of the computation, but up to a third of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightOnlySpec {
+    /// Unique id.
+    pub id: LayerId,
+    /// Values of an input row.
+    pub in_features: usize,
+    /// Values of an output row.
+    pub out_features: usize,
+}
+
 /// What the engine needs to know of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +37,8 @@ pub struct ModelSpec {
     pub fingerprint: String,
     /// The blocks, in the order of the forward pass.
     pub blocks: Vec<BlockSpec>,
+    /// Linear layers outside of what a plan covers; may be empty.
+    pub weight_only: Vec<WeightOnlySpec>,
     /// Channels of the latent.
     pub latent_channels: usize,
     /// Pixels of the image per latent pixel, along one side.

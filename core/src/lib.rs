@@ -43,7 +43,7 @@ pub use checkpoint::{Checkpoint, Original, StoredTensor};
 pub use choose_layers::choose_layers;
 pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};
-pub use layer::{BlockId, BlockSpec, LayerId, LayerSpec, ModelSpec, Role, Stream};
+pub use layer::{BlockId, BlockSpec, LayerId, LayerSpec, ModelSpec, Role, Stream, WeightOnlySpec};
 pub use model::{BlockIo, Conditioning, Model, ModelDefaults};
 pub use observer::{ObservationPoint, ObservedBatch, ObservedInput, Observer};
 pub use policy::{
@@ -55,7 +55,7 @@ pub use rounder::{
     RoundedLayer, Rounder,
 };
 pub use sampler::{Sampler, Schedule, StepAt};
-pub use tap::{Identity, LinearCall, Tap};
+pub use tap::{Identity, LinearCall, Tap, WeightOnlyCall};
 
 // For the tests of bit policies: requests with plausible statistics, and a harness.
 pub use taq_policy::testing;

@@ -232,6 +232,9 @@ pub struct RoundSettings {
     pub bits_w: Option<u8>,
     /// Bits of every input at every timestep; default: the plan's.
     pub bits_a: Option<u8>,
+    /// Bits of the weights whose input is not quantized, modulation and embeddings, rounded to nearest in groups of 64;
+    /// default: they stay in full precision.
+    pub weight_only_bits: Option<u8>,
     /// What shares a step size.
     pub granularity: Granularity,
     /// Whether grids are symmetric around 0, without zero points.
@@ -259,6 +262,7 @@ impl Default for RoundSettings {
             rounder: PluginChoice::named("adaround"),
             bits_w: None,
             bits_a: None,
+            weight_only_bits: None,
             granularity: Granularity::Channel,
             symmetric: false,
             rows: 1024,

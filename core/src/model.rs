@@ -89,7 +89,7 @@ pub struct ModelDefaults {
 ///         let zeros = ops::zeros::<f32>(&[prompts.len() as i32, 1, 4])?;
 ///         Ok(Conditioning { pooled: zeros.squeeze_axes(&[1])?, tokens: zeros })
 ///     }
-///     fn embed(&self, x: &Array, timesteps: &[f32], c: &Conditioning) -> Result<BlockIo> {
+///     fn embed(&self, x: &Array, timesteps: &[f32], c: &Conditioning, _: &mut dyn Tap) -> Result<BlockIo> {
 ///         let hidden = x.reshape(&[x.dim(0), -1, x.dim(3)])?;
 ///         Ok(BlockIo { hidden, context: None, temb: c.pooled.clone(), timesteps: timesteps.to_vec() })
 ///     }
@@ -98,7 +98,7 @@ pub struct ModelDefaults {
 ///         let hidden = tap.linear(LinearCall { layer, input: &io.hidden, weight: &self.weight, bias: None })?;
 ///         Ok(BlockIo { hidden, ..io.clone() })
 ///     }
-///     fn unembed(&self, io: &BlockIo, latent: (usize, usize)) -> Result<Array> {
+///     fn unembed(&self, io: &BlockIo, latent: (usize, usize), _: &mut dyn Tap) -> Result<Array> {
 ///         Ok(io.hidden.reshape(&[io.hidden.dim(0), latent.0 as i32, latent.1 as i32, -1])?)
 ///     }
 ///     fn decode(&self, latent: &Array) -> Result<Array> { Ok(latent.clone()) }
@@ -123,14 +123,20 @@ pub trait Model {
     fn condition(&self, prompts: &[String]) -> Result<Conditioning>;
 
     /// What the first block sees: `x` is `[batch, h, w, channels]`, with one timestep (1000 σ) and one row of
-    /// conditioning for each row of the batch.
-    fn embed(&self, x: &Array, timesteps: &[f32], conditioning: &Conditioning) -> Result<BlockIo>;
+    /// conditioning for each row of the batch. Like [`Self::block_forward`], it does not call [`Tap::begin`].
+    fn embed(
+        &self,
+        x: &Array,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+        tap: &mut dyn Tap,
+    ) -> Result<BlockIo>;
 
     /// One block. It does not call [`Tap::begin`]; the caller does.
     fn block_forward(&self, block: usize, io: &BlockIo, tap: &mut dyn Tap) -> Result<BlockIo>;
 
     /// From the last block's image tokens to a velocity, `[batch, h, w, channels]`; `latent` is (h, w).
-    fn unembed(&self, io: &BlockIo, latent: (usize, usize)) -> Result<Array>;
+    fn unembed(&self, io: &BlockIo, latent: (usize, usize), tap: &mut dyn Tap) -> Result<Array>;
 
     /// The whole transformer: velocity `[batch, h, w, channels]`. A batch may mix timesteps.
     fn denoise(
@@ -141,11 +147,11 @@ pub trait Model {
         tap: &mut dyn Tap,
     ) -> Result<Array> {
         tap.begin(timesteps)?;
-        let mut io = self.embed(x, timesteps, conditioning)?;
+        let mut io = self.embed(x, timesteps, conditioning, tap)?;
         for block in 0..self.spec().blocks.len() {
             io = self.block_forward(block, &io, tap)?;
         }
-        self.unembed(&io, (x.dim(1) as usize, x.dim(2) as usize))
+        self.unembed(&io, (x.dim(1) as usize, x.dim(2) as usize), tap)
     }
 
     /// Latents `[batch, h, w, channels]` to images `[batch, H, W, 3]` in 0..1, clipped.
@@ -154,7 +160,7 @@ pub trait Model {
     /// Images `[batch, H, W, 3]` in 0..1 to latents (the mean) `[batch, h, w, channels]`.
     fn encode(&self, image: &Array) -> Result<Array>;
 
-    /// The weight of a quantizable layer, `[out_features, in_features]`.
+    /// The weight of a layer, quantizable or weight-only, `[out_features, in_features]`.
     fn weight(&self, layer: &LayerId) -> Result<Array>;
 
     /// Replaces the weight of a quantizable layer by one of the same shape.

@@ -6,7 +6,7 @@
 
 use mlx_rs::Array;
 
-use crate::{LayerSpec, Result};
+use crate::{LayerSpec, Result, WeightOnlySpec};
 
 /// One call of a linear layer: `y = x Wᵀ + b`.
 pub struct LinearCall<'a> {
@@ -29,6 +29,30 @@ impl LinearCall<'_> {
     /// The product of another input or weight of the same shapes, with the layer's own bias.
     pub fn compute_with(&self, input: &Array, weight: &Array) -> Result<Array> {
         Ok(mlx_host::linear(input, weight, self.bias)?)
+    }
+}
+
+/// One call of a linear layer whose input is not quantized.
+pub struct WeightOnlyCall<'a> {
+    /// Which layer.
+    pub layer: &'a WeightOnlySpec,
+    /// `[…, in_features]`.
+    pub input: &'a Array,
+    /// `[out_features, in_features]`.
+    pub weight: &'a Array,
+    /// `[out_features]`.
+    pub bias: Option<&'a Array>,
+}
+
+impl WeightOnlyCall<'_> {
+    /// The full-precision product, `[…, out_features]`.
+    pub fn compute(&self) -> Result<Array> {
+        self.compute_with(self.weight)
+    }
+
+    /// The product of another weight of the same shape, with the layer's own bias.
+    pub fn compute_with(&self, weight: &Array) -> Result<Array> {
+        Ok(mlx_host::linear(self.input, weight, self.bias)?)
     }
 }
 
@@ -58,6 +82,12 @@ pub trait Tap {
 
     /// Called for every quantizable linear layer; returns its output, `[batch, tokens, out_features]`.
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array>;
+
+    /// Called for every layer of [`ModelSpec::weight_only`](crate::ModelSpec::weight_only); returns its output,
+    /// `[…, out_features]`.
+    fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
+        call.compute()
+    }
 }
 
 /// The tap that changes nothing.

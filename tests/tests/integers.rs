@@ -5,9 +5,13 @@ use std::collections::HashMap;
 use mlx_rs::{Array, random};
 use taq_core::metrics::relative_l2_arrays;
 use taq_core::pipeline::{ActivationPlan, IntegerTap, QuantizedLayers, QuantizedTap};
-use taq_core::quant::{Clipping, Grid, InputGrids, QuantizedLinear, nearest, to_vec};
+use taq_core::quant::{
+    Clipping, Granularity, Grid, InputGrids, QuantizedLinear, WeightOnly, nearest, to_vec,
+};
 use taq_core::registry::Registry;
-use taq_core::{Conditioning, LayerId, LearnedInput, LinearCall, Model, Result, RoundedLayer, Tap};
+use taq_core::{
+    Conditioning, LayerId, LearnedInput, LinearCall, Model, Result, RoundedLayer, Tap, WeightOnlySpec,
+};
 use taq_plugins as _;
 use taq_tests::golden::Golden;
 
@@ -238,16 +242,61 @@ fn images_are_those_of_the_simulation() {
     assert!(contrast > 0.5, "an image without contrast shows nothing: {contrast}");
 }
 
-/// Without shifts, which take four bytes for each input and timestep.
+/// Every layer whose input is not quantized, its weight in groups of 64.
+fn weight_only(model: &dyn Model, bits: u8) -> Vec<(LayerId, RoundedLayer)> {
+    let rounded = |layer: &WeightOnlySpec| {
+        let group = if layer.in_features % 64 == 0 { Granularity::Group(64) } else { Granularity::Channel };
+        let grid = Grid::new(bits, group, false).unwrap();
+        (layer.id.clone(), nearest(&model.weight(&layer.id).unwrap(), &grid, Clipping::Absmax).unwrap())
+    };
+    model.spec().weight_only.iter().map(rounded).collect()
+}
+
 #[test]
-fn integers_take_less_than_three_tenths_of_half_precision() {
+fn modulation_and_embeddings_may_be_integers_too() {
+    for (name, model, inputs) in models() {
+        let (plan, _) = quantize(&*model, &inputs);
+        let layers = QuantizedLayers::new();
+        let mut errors = Vec::new();
+        for bits in [4, 8] {
+            let rounded = weight_only(&*model, bits);
+            assert!(rounded.len() > 2 * model.spec().blocks.len(), "{name}: {} layers", rounded.len());
+            let mut tap = IntegerTap::new(&plan);
+            for (id, rounded) in &rounded {
+                tap.insert_weight_only(id, WeightOnly::new(rounded).unwrap());
+            }
+            let weights = rounded.iter().map(|(id, r)| (id.clone(), r.dequantize().unwrap())).collect();
+            let mut simulated = QuantizedTap::new(&plan, &layers).with_weight_only(&weights);
+            let ours = inputs.velocity(&*model, &[500.0; 2], &mut tap);
+            let theirs = inputs.velocity(&*model, &[500.0; 2], &mut simulated);
+            assert_eq!(to_vec(&ours).unwrap(), to_vec(&theirs).unwrap(), "{name}, {bits} bits");
+            let full = inputs.velocity(&*model, &[500.0; 2], &mut taq_core::Identity);
+            errors.push(relative_l2_arrays(&ours, &full).unwrap());
+        }
+        // Sixteen times the points: about a sixteenth of the error.
+        assert!(errors[0] > 5.0 * errors[1] && errors[1] > 1e-5, "{name}: {errors:?}");
+    }
+}
+
+/// Every linear layer of 4 bits, and without shifts, which take four bytes for each input and timestep; all other tensors
+/// count as they are in the file.
+#[test]
+fn integers_take_less_than_three_tenths_of_the_transformer_in_half_precision() {
     let (_, model, inputs) = models().remove(0);
     let (plan, mut rounded) = quantize(&*model, &inputs);
     for (id, rounded) in &mut rounded {
         let grid = Grid::channel(4).unwrap();
         *rounded = nearest(&model.weight(id).unwrap(), &grid, Clipping::Absmax).unwrap();
     }
-    let halves: usize = model.spec().layers().map(|l| 2 * l.in_features * l.out_features).sum();
-    let size = integer_tap(&plan, &rounded).size();
-    assert!(10 * size < 3 * halves, "{size} bytes for {halves} of fp16");
+    let mut tap = integer_tap(&plan, &rounded);
+    for (id, rounded) in weight_only(&*model, 4) {
+        tap.insert_weight_only(&id, WeightOnly::new(&rounded).unwrap());
+    }
+    let checkpoint = model.checkpoint().unwrap();
+    let packed: Vec<String> = checkpoint.modules.values().map(|m| format!("{m}.weight")).collect();
+    let bytes = |kept: &dyn Fn(&String) -> bool| -> usize {
+        checkpoint.tensors.iter().filter(|(name, _)| kept(name)).map(|(_, t)| t.bytes.len()).sum()
+    };
+    let (whole, size) = (bytes(&|_| true), tap.size() + bytes(&|name| !packed.contains(name)));
+    assert!(10 * size < 3 * whole, "{size} bytes for {whole} of fp16");
 }

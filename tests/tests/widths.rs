@@ -37,6 +37,9 @@ fn bits_of_round_replace_the_plan_s() {
     let replaced = run("replaced", r#"{"bits_w":8,"bits_a":8}"#, " --bits-w 3 --bits-a 5");
     assert_eq!(planned.1, 5.0);
     assert!(planned == replaced);
+    // Modulation and embeddings: what was rounded is in force for both variants.
+    let modulation = run("modulation", r#"{"bits_w":3,"bits_a":5}"#, " --weight-only-bits 4");
+    assert!(modulation.0[0] != planned.0[0] && modulation.0[1] != planned.0[1]);
     let other = run("other", r#"{"bits_w":8,"bits_a":8}"#, " --bits-w 3");
     assert!(other.0[1] != planned.0[1]);
 }

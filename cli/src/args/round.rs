@@ -52,6 +52,11 @@ pub(crate) struct RoundArgs {
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
     bits_a: Option<u8>,
 
+    /// Bits of the other weights, modulation and embeddings, whose input is not quantized: a third of SD3's weights, 2 to 8
+    /// [default: full precision]
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
+    weight_only_bits: Option<u8>,
+
     /// Neighbouring inputs that share a step size [default: a whole output channel]
     #[arg(long, value_name = "N", value_parser = parse::count)]
     group_size: Option<usize>,
@@ -158,6 +163,7 @@ impl RoundArgs {
             rounder,
             bits_w: self.bits_w,
             bits_a: self.bits_a,
+            weight_only_bits: self.weight_only_bits,
             granularity: self.group_size.map_or(default.granularity, Granularity::Group),
             symmetric: self.symmetric,
             rows: self.rows.or(preset.map(|p| p.2)).unwrap_or(default.rows),

@@ -208,6 +208,11 @@ impl RunFolder {
         self.root.join("stages").join(format!("{stage}.cost.json"))
     }
 
+    /// Rounded weights of layers whose input is not quantized.
+    pub fn weight_only_weights(&self) -> PathBuf {
+        self.quantized_weights().join("weights").join("weight_only.npz")
+    }
+
     /// What rounding a block took.
     pub fn block_cost(&self, block: &BlockId) -> PathBuf {
         self.block_record(block).with_extension("cost.json")

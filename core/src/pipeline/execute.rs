@@ -1,8 +1,12 @@
 //! A quantized model ready to run: with packed integers on the CPU, elsewhere simulated.
 
+use std::collections::HashMap;
+
+use mlx_rs::Array;
+
 use super::integers::IntegerTap;
 use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use crate::quant::QuantizedLinear;
+use crate::quant::{QuantizedLinear, WeightOnly};
 use crate::{LayerId, Result, RoundedLayer, Tap};
 
 /// The layers that are quantized; the others compute in full precision.
@@ -13,7 +17,7 @@ pub(super) struct QuantizedModel {
 
 enum Layers {
     Integers(IntegerTap),
-    Simulated(QuantizedLayers),
+    Simulated(QuantizedLayers, HashMap<LayerId, Array>),
 }
 
 impl QuantizedModel {
@@ -21,7 +25,7 @@ impl QuantizedModel {
     pub fn new(activations: ActivationPlan) -> Self {
         let layers = match mlx_host::on_cpu() {
             true => Layers::Integers(IntegerTap::new(&activations)),
-            false => Layers::Simulated(QuantizedLayers::new()),
+            false => Layers::Simulated(QuantizedLayers::new(), HashMap::new()),
         };
         Self { activations, layers }
     }
@@ -31,7 +35,16 @@ impl QuantizedModel {
         let input = self.activations.input(id)?;
         match &mut self.layers {
             Layers::Integers(tap) => tap.insert(id, QuantizedLinear::new(rounded, input)?),
-            Layers::Simulated(layers) => _ = layers.insert(id.clone(), rounded.quantized(input)?),
+            Layers::Simulated(layers, _) => _ = layers.insert(id.clone(), rounded.quantized(input)?),
+        }
+        Ok(())
+    }
+
+    /// Replaces the weight of a layer whose input is not quantized.
+    pub fn insert_weight_only(&mut self, id: &LayerId, rounded: &RoundedLayer) -> Result<()> {
+        match &mut self.layers {
+            Layers::Integers(tap) => tap.insert_weight_only(id, WeightOnly::new(rounded)?),
+            Layers::Simulated(_, weights) => _ = weights.insert(id.clone(), rounded.dequantize()?),
         }
         Ok(())
     }
@@ -40,7 +53,9 @@ impl QuantizedModel {
     pub fn run<T>(&mut self, with: impl FnOnce(&mut dyn Tap) -> Result<T>) -> Result<T> {
         match &mut self.layers {
             Layers::Integers(tap) => with(tap),
-            Layers::Simulated(layers) => with(&mut QuantizedTap::new(&self.activations, layers)),
+            Layers::Simulated(layers, weights) => {
+                with(&mut QuantizedTap::new(&self.activations, layers).with_weight_only(weights))
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::execute::QuantizedModel;
 use super::generation::Job;
 use super::quantized::ActivationPlan;
 use super::report::{EvaluatorReport, Report};
-use super::round::{WeightsConfig, effective_plan, visit_rounded};
+use super::round::{WeightsConfig, effective_plan, visit_rounded, visit_weight_only};
 use super::run::costs;
 use super::scores::{Generated, accuracy, compare};
 use super::session::{measured, parts};
@@ -128,14 +128,19 @@ pub(super) fn quantized_model(
 ) -> Result<QuantizedModel> {
     let spec = session.model.spec();
     let mut model = QuantizedModel::new(activations);
-    if variant == Variant::Quantized {
-        let config = WeightsConfig::needed(run, "generate", spec)?;
+    let config = match variant {
+        Variant::Quantized => Some(WeightsConfig::needed(run, "generate", spec)?),
+        _ => WeightsConfig::of(run)?,
+    };
+    if let Some(config) = &config {
+        visit_weight_only(run, spec, config, &mut |id, rounded| model.insert_weight_only(id, &rounded))?;
+    }
+    if let (Some(config), Variant::Quantized) = (&config, variant) {
         let steps = plan.sigma_map.len();
         visit_rounded(run, steps, config.blocks(spec), &mut |id, rounded| model.insert(id, &rounded))?;
         return Ok(model);
     }
     // The same grids as the rounder's, or plain ones of the plan's bits.
-    let config = WeightsConfig::of(run)?;
     for layer in spec.layers() {
         let grid = match &config {
             Some(config) => config.grid(&layer.id),

@@ -113,7 +113,7 @@ fn gradients(
             io.hidden = add(&io.hidden)?;
             io.context = io.context.as_ref().map(&mut add).transpose()?;
         }
-        let velocity = model.unembed(&io, latent)?;
+        let velocity = model.unembed(&io, latent, &mut Identity)?;
         Ok(velocity.multiply(random_signs(velocity.shape(), key)?)?.sum(None)?)
     };
     let (_, grads) = value_and_gradients(&zeros, run)?;

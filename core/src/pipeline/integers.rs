@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use mlx_rs::Array;
 
 use super::quantized::{ActivationPlan, nearest_step};
-use crate::quant::QuantizedLinear;
-use crate::{LayerId, LinearCall, Result, Tap};
+use crate::quant::{QuantizedLinear, WeightOnly};
+use crate::{LayerId, LinearCall, Result, Tap, WeightOnlyCall};
 
 /// Runs the model with layers that compute with integers, on the CPU. It never looks at the weights of the model's own
 /// layers, so that those of a model that loads lazily are never read.
@@ -14,6 +14,7 @@ use crate::{LayerId, LinearCall, Result, Tap};
 pub struct IntegerTap {
     timesteps: Vec<f32>,
     layers: HashMap<LayerId, QuantizedLinear>,
+    weight_only: HashMap<LayerId, WeightOnly>,
     steps: Vec<usize>,
 }
 
@@ -28,9 +29,15 @@ impl IntegerTap {
         self.layers.insert(id.clone(), layer);
     }
 
+    /// Replaces the weight of a layer whose input is not quantized.
+    pub fn insert_weight_only(&mut self, id: &LayerId, weight: WeightOnly) {
+        self.weight_only.insert(id.clone(), weight);
+    }
+
     /// Bytes that the layers occupy.
     pub fn size(&self) -> usize {
-        self.layers.values().map(QuantizedLinear::size).sum()
+        let weight_only = self.weight_only.values().map(WeightOnly::size);
+        self.layers.values().map(QuantizedLinear::size).chain(weight_only).sum()
     }
 }
 
@@ -43,6 +50,13 @@ impl Tap for IntegerTap {
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
         match self.layers.get(&call.layer.id) {
             Some(layer) => layer.forward(call.input, call.bias, &self.steps),
+            None => call.compute(),
+        }
+    }
+
+    fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
+        match self.weight_only.get(&call.layer.id) {
+            Some(layer) => call.compute_with(&layer.weight()?),
             None => call.compute(),
         }
     }

@@ -7,7 +7,7 @@ use mlx_rs::{Array, ops};
 use crate::artifacts::{Npz, RunFolder};
 use crate::plan::QuantConfig;
 use crate::quant::{InputGrids, QDrop, QuantizedLayer};
-use crate::{Error, LayerId, LinearCall, ModelSpec, Result, Tap};
+use crate::{Error, LayerId, LinearCall, ModelSpec, Result, Tap, WeightOnlyCall};
 
 /// The activation side of a plan, ready for use.
 pub struct ActivationPlan {
@@ -88,6 +88,7 @@ pub type QuantizedLayers = HashMap<LayerId, QuantizedLayer>;
 pub struct QuantizedTap<'a> {
     plan: &'a ActivationPlan,
     layers: &'a QuantizedLayers,
+    weight_only: Option<&'a HashMap<LayerId, Array>>,
     drop: Option<QDrop>,
     steps: Vec<usize>,
 }
@@ -95,7 +96,12 @@ pub struct QuantizedTap<'a> {
 impl<'a> QuantizedTap<'a> {
     /// A tap with these layers, at the timesteps of this plan.
     pub fn new(plan: &'a ActivationPlan, layers: &'a QuantizedLayers) -> Self {
-        Self { plan, layers, drop: None, steps: Vec::new() }
+        Self { plan, layers, weight_only: None, drop: None, steps: Vec::new() }
+    }
+
+    /// The same, with these weights of layers whose input is not quantized.
+    pub fn with_weight_only(self, weights: &'a HashMap<LayerId, Array>) -> Self {
+        Self { weight_only: Some(weights), ..self }
     }
 
     /// The same, leaving a random share of every input in full precision.
@@ -118,6 +124,13 @@ impl Tap for QuantizedTap<'_> {
                 let drop = self.drop.zip(layer_number).map(|(d, n)| QDrop { seed: d.seed ^ n, ..d });
                 layer.forward(&call, &self.steps, drop)
             }
+            None => call.compute(),
+        }
+    }
+
+    fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
+        match self.weight_only.and_then(|weights| weights.get(&call.layer.id)) {
+            Some(weight) => call.compute_with(weight),
             None => call.compute(),
         }
     }

@@ -1,5 +1,7 @@
 //! What every stage works with: a model, a sampler, the run folder, the context.
 
+use std::path::Path;
+
 use mlx_rs::Array;
 use serde_json::{Value, json};
 
@@ -64,6 +66,23 @@ impl Session {
         let model = registry.model(&model.name, &model.settings())?;
         let made = registry.sampler(&sampler.name, &sampler.settings(), &model.defaults())?;
         Ok(Self { registry, model, sampler: made, run, cx, force, sampler_choice: sampler.clone() })
+    }
+
+    /// A run as it was begun, with its own model, sampler and seed; quiet. For programs that use taq as a library.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no such folder, [`Error::StageMissing`] if no stage was run in it; as [`Self::open`].
+    pub fn of_run(registry: Registry, root: &Path) -> Result<Self> {
+        let run = RunFolder::open(root)?;
+        let Some(choice) = run.session_choice()? else {
+            return Err(Error::StageMissing {
+                stage: "opening",
+                needs: "a run".into(),
+                run: root.to_owned(),
+                first: "calibrate",
+            });
+        };
+        Self::open(registry, &choice.model, &choice.sampler, run, Context::quiet(choice.seed), false)
     }
 
     /// For fingerprints: a plugin's name, settings, and the crate that it comes from.

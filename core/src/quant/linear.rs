@@ -53,19 +53,8 @@ impl QuantizedLinear {
     /// # Errors
     /// If the layer is none that [`RoundedLayer::validate`] accepts.
     pub fn new(rounded: &RoundedLayer, plan: &InputGrids) -> Result<Self> {
-        let wrong = |reason: String| Error::settings("packed weight", reason);
-        let shape @ [outputs, inputs] = rounded.shape;
-        let layout = rounded.grid.layout(shape)?;
-        let per_tensor = rounded.grid.granularity == Granularity::Tensor;
-        let spread = |values: &[f32]| match (per_tensor, values) {
-            (true, &[value]) => vec![value; outputs],
-            _ => values.to_vec(),
-        };
-        let group_len = if per_tensor { inputs } else { layout.group_len };
-        let (scale, zero) = (spread(&rounded.scale), spread(&rounded.zero_point));
-        let weight =
-            PackedWeight::new(rounded.grid.bits, shape, group_len, &rounded.weight_int, &scale, &zero)
-                .map_err(wrong)?;
+        let weight = packed(rounded)?;
+        let [outputs, inputs] = rounded.shape;
         let input = rounded.input(plan)?;
         let values = |array: &Option<Array>| array.as_ref().map_or(Ok(Vec::new()), to_vec);
         let (scales, shifts, multiplier) =
@@ -135,6 +124,21 @@ impl QuantizedLinear {
         });
         Ok(kernel.call_f32(&arrays, &shape)?)
     }
+}
+
+/// The layer's integers, step sizes and zero points as the kernels take them.
+pub(super) fn packed(rounded: &RoundedLayer) -> Result<PackedWeight> {
+    let shape @ [outputs, inputs] = rounded.shape;
+    let layout = rounded.grid.layout(shape)?;
+    let per_tensor = rounded.grid.granularity == Granularity::Tensor;
+    let spread = |values: &[f32]| match (per_tensor, values) {
+        (true, &[value]) => vec![value; outputs],
+        _ => values.to_vec(),
+    };
+    let group_len = if per_tensor { inputs } else { layout.group_len };
+    let (scale, zero) = (spread(&rounded.scale), spread(&rounded.zero_point));
+    PackedWeight::new(rounded.grid.bits, shape, group_len, &rounded.weight_int, &scale, &zero)
+        .map_err(|reason| Error::settings("packed weight", reason))
 }
 
 /// What is added to the layer's own bias: the product of the weight and the shift, and what was learned.

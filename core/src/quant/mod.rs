@@ -29,6 +29,7 @@ mod pack;
 mod params;
 mod refine;
 mod rounded;
+mod weight_only;
 
 pub use fake::{QDrop, RowGrids, fake_quantize};
 pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
@@ -38,6 +39,7 @@ pub use matrix::{is_finite, to_matrix, to_vec};
 pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};
+pub use weight_only::WeightOnly;
 
 /// 1.5 · 2^23. Of a sum with it, f32 holds no fraction, and its lowest bits are those of the integer.
 const ROUND_SHIFT: f32 = 12_582_912.0;

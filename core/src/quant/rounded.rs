@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use rayon::prelude::*;
 
 use super::{GridParams, InputGrids, QuantizedLayer};
-use crate::{Error, LayerSpec, LearnedInput, Result, RoundedLayer};
+use crate::{Error, LayerId, LayerSpec, LearnedInput, Result, RoundedLayer};
 
 impl RoundedLayer {
     /// The weight that the integers stand for, `(weight_int − zero_point) · scale`, row-major.
@@ -27,7 +27,7 @@ impl RoundedLayer {
 
     /// The weight that the integers stand for, `[out_features, in_features]`, f32.
     pub fn dequantize(&self) -> Result<Array> {
-        self.check("rounded weight")?;
+        self.check_numbers("rounded weight")?;
         Ok(Array::from_slice(&self.values(), &self.shape.map(|n| n as i32)))
     }
 
@@ -63,8 +63,12 @@ impl RoundedLayer {
     /// integers within its range, step sizes finite and greater than 0, zero points finite, and 0 if it is symmetric; and the same
     /// of what was learned of its input, for so many timesteps.
     pub fn validate(&self, layer: &LayerSpec, steps: usize) -> Result<()> {
-        let what = format!("rounded weight of layer `{}`", layer.id);
-        let expected = [layer.out_features, layer.in_features];
+        self.check(&layer.id, [layer.out_features, layer.in_features], steps)
+    }
+
+    /// [`Self::validate`] of a layer of this shape.
+    pub(crate) fn check(&self, id: &LayerId, expected: [usize; 2], steps: usize) -> Result<()> {
+        let what = format!("rounded weight of layer `{id}`");
         if self.shape != expected {
             return Err(Error::Shape {
                 what,
@@ -72,11 +76,11 @@ impl RoundedLayer {
                 found: self.shape.iter().map(|&n| n as i32).collect(),
             });
         }
-        self.check(&what)?;
+        self.check_numbers(&what)?;
         self.learned.as_ref().map_or(Ok(()), |l| l.check(&what, self.shape, steps))
     }
 
-    fn check(&self, what: &str) -> Result<()> {
+    fn check_numbers(&self, what: &str) -> Result<()> {
         let grid = &self.grid;
         let groups = grid.layout(self.shape)?.groups;
         let (low, high) = (grid.qmin(), grid.qmax());

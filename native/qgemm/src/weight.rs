@@ -231,6 +231,34 @@ impl PackedWeight {
         result
     }
 
+    /// The weight itself, `(q − z) · s` in f32, row-major `[outputs, inputs]`.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn dequantize(&self, out: &mut [f32]) {
+        let (inputs, depth, middle) = (self.inputs, self.depth(), self.middle() as f32);
+        assert_eq!(out.len(), self.outputs * inputs, "values of the weight");
+        let panels =
+            self.bytes.par_chunks(self.panel_bytes()).zip(self.params.par_chunks(self.panel_params()));
+        let panels = panels.zip(out.par_chunks_mut(WIDTH * inputs));
+        panels.for_each_init(Vec::new, |values, ((bytes, params), out)| {
+            values.resize(depth * WIDTH, 0);
+            kernel::unpack_panel(kernel::best(), self.bits, false, bytes, values);
+            for (lane, out) in out.chunks_exact_mut(inputs).enumerate() {
+                for (group, out) in out.chunks_exact_mut(self.group_len).enumerate() {
+                    let (scale, zero) = params[group * 2 * WIDTH..][..2 * WIDTH].split_at(WIDTH);
+                    let (scale, zero) = (scale[lane], zero[lane]);
+                    let first = self.position(group * self.group_len);
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let at = first + i;
+                        let u = values[at / LANE * LANE * WIDTH + lane * LANE + at % LANE];
+                        *out = (f32::from(u) - middle - zero) * scale;
+                    }
+                }
+            }
+        });
+    }
+
     /// The product with one row of floating-point numbers `[inputs]`, in f64.
     ///
     /// # Panics

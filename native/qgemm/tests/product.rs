@@ -182,3 +182,25 @@ fn what_does_not_fit_is_refused() {
     assert!(new(4, [1, 2], 2, &[0, 8]).unwrap_err().contains("integer 1 is 8"));
     assert!(new(4, [1, 2], 2, &[0, -8]).is_ok());
 }
+
+#[test]
+fn the_weight_comes_back_as_the_formula_says() {
+    let mut random = Random(5);
+    for bits in 2..=8_u8 {
+        for (outputs, inputs, group) in [(16, 64, 64), (5, 12, 3), (37, 40, 20), (1, 1, 1), (33, 192, 64)] {
+            let middle = 1_i64 << (bits - 1);
+            let groups = inputs / group;
+            let q: Vec<i8> =
+                (0..outputs * inputs).map(|_| random.between(-middle, middle - 1) as i8).collect();
+            let s: Vec<f32> = (0..outputs * groups).map(|_| random.real(0.001, 0.1)).collect();
+            let z: Vec<f32> = (0..outputs * groups).map(|_| random.real(-9.0, 9.0)).collect();
+            let weight = PackedWeight::new(bits, [outputs, inputs], group, &q, &s, &z).unwrap();
+            let mut found = vec![f32::NAN; outputs * inputs];
+            weight.dequantize(&mut found);
+            for (at, found) in found.into_iter().enumerate() {
+                let expected = (f32::from(q[at]) - z[at / group]) * s[at / group];
+                assert_eq!(found, expected, "{bits} bits, [{outputs}, {inputs}] by {group}, at {at}");
+            }
+        }
+    }
+}

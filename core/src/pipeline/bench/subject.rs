@@ -12,7 +12,7 @@ use crate::pipeline::generate::quantized_model;
 use crate::pipeline::quantized::ActivationPlan;
 use crate::pipeline::round::{WeightsConfig, effective_plan, load_plan};
 use crate::quant::{BITS, Clipping, Grid, nearest, packed_len};
-use crate::{LayerSpec, Result};
+use crate::{LayerId, ModelSpec, Result};
 
 /// A model to bench.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,10 +104,10 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     let activations = ActivationPlan::load(&run, spec, &plan)?;
     let model = quantized_model(session, &run, &plan, activations, variant)?;
     let config = WeightsConfig::of(&run)?;
-    let grid = |layer: &LayerSpec| -> Result<Option<Grid>> {
+    let grid = |layer: &LayerId| -> Result<Option<Grid>> {
         match &config {
-            Some(config) => Ok(config.grid(&layer.id)),
-            None => plan.weight_bits.get(&layer.id).map(|&bits| Grid::channel(bits)).transpose(),
+            Some(config) => Ok(config.grid(layer)),
+            None => plan.weight_bits.get(layer).map(|&bits| Grid::channel(bits)).transpose(),
         }
     };
     let (weight_bits, weight_bytes) = sizes(session, grid)?;
@@ -124,7 +124,8 @@ fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
     for layer in spec.layers() {
         model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }
-    let (weight_bits, weight_bytes) = sizes(session, |_| Ok(Some(grid)))?;
+    let planned = |id: &LayerId| Ok(spec.layer(id).map(|_| grid));
+    let (weight_bits, weight_bytes) = sizes(session, planned)?;
     Ok(Made {
         model,
         variant: Variant::Nearest,
@@ -134,15 +135,21 @@ fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
     })
 }
 
+/// Ids and shapes of all linear layers, those whose input is not quantized among them.
+fn shapes(spec: &ModelSpec) -> impl Iterator<Item = (&LayerId, [usize; 2])> {
+    let layers = spec.layers().map(|l| (&l.id, [l.out_features, l.in_features]));
+    layers.chain(spec.weight_only.iter().map(|l| (&l.id, [l.out_features, l.in_features])))
+}
+
 /// Average bits of the weights (16 where a layer has no grid), and their bytes with step sizes and zero points in f32.
-fn sizes(session: &Session, grid: impl Fn(&LayerSpec) -> Result<Option<Grid>>) -> Result<(f64, u64)> {
+fn sizes(session: &Session, grid: impl Fn(&LayerId) -> Result<Option<Grid>>) -> Result<(f64, u64)> {
     let (mut bits, mut bytes, mut all) = (0_u64, 0_u64, 0_u64);
-    for layer in session.model.spec().layers() {
-        let weights = layer.in_features * layer.out_features;
+    for (id, shape) in shapes(session.model.spec()) {
+        let weights: usize = shape.iter().product();
         all += weights as u64;
-        match grid(layer)? {
+        match grid(id)? {
             Some(grid) => {
-                let groups = grid.layout([layer.out_features, layer.in_features])?.groups;
+                let groups = grid.layout(shape)?.groups;
                 let parts = if grid.symmetric { 4 } else { 8 };
                 bits += weights as u64 * u64::from(grid.bits);
                 bytes += (packed_len(weights, grid.bits) + parts * groups) as u64;
@@ -158,7 +165,7 @@ fn sizes(session: &Session, grid: impl Fn(&LayerSpec) -> Result<Option<Grid>>) -
 
 /// Bytes of full precision, 16 bits a weight.
 pub(super) fn full_bytes(session: &Session) -> u64 {
-    session.model.spec().layers().map(|l| 2 * (l.in_features * l.out_features) as u64).sum()
+    shapes(session.model.spec()).map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
 }
 
 #[cfg(test)]

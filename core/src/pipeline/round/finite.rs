@@ -103,6 +103,7 @@ mod tests {
             name: "chain".into(),
             fingerprint: String::new(),
             blocks: vec![BlockSpec { id: "b".into(), layers: vec![layer("b.first"), layer("b.second")] }],
+            weight_only: vec![],
             latent_channels: 1,
             vae_factor: 1,
             patch_size: 1,
@@ -127,10 +128,10 @@ mod tests {
         fn condition(&self, _: &[String]) -> Result<Conditioning> {
             unreachable!("a block alone")
         }
-        fn embed(&self, _: &Array, _: &[f32], _: &Conditioning) -> Result<BlockIo> {
+        fn embed(&self, _: &Array, _: &[f32], _: &Conditioning, _: &mut dyn Tap) -> Result<BlockIo> {
             unreachable!("a block alone")
         }
-        fn unembed(&self, _: &BlockIo, _: (usize, usize)) -> Result<Array> {
+        fn unembed(&self, _: &BlockIo, _: (usize, usize), _: &mut dyn Tap) -> Result<Array> {
             unreachable!("a block alone")
         }
         fn decode(&self, _: &Array) -> Result<Array> {

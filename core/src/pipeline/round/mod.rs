@@ -7,6 +7,7 @@
 mod end_to_end;
 mod finite;
 mod rows;
+mod weight_only;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ use crate::{
 use end_to_end::{AllBlocks, end_to_end};
 use finite::Passed;
 use rows::Rows;
+use weight_only::round_weight_only;
+pub(super) use weight_only::visit_weight_only;
 use weights::{load_blocks, write_block};
 pub(super) use weights::{load_rounded, visit_rounded};
 
@@ -102,6 +105,9 @@ pub struct WeightsConfig {
     pub held_out_rows: usize,
     /// The blocks.
     pub block_metrics: Vec<BlockMetrics>,
+    /// Grids of layers whose input is not quantized; empty where they are left in full precision.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub weight_only: BTreeMap<LayerId, Grid>,
     /// How looking at all blocks together came out, where the rounder did so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub end_to_end: Option<EndToEndMetrics>,
@@ -144,9 +150,10 @@ impl WeightsConfig {
         Ok(config)
     }
 
-    /// The grid of a layer's weight; `None` if its block was left alone.
+    /// The grid of a layer's weight; `None` if it was left alone.
     pub fn grid(&self, layer: &LayerId) -> Option<Grid> {
-        self.block_metrics.iter().find_map(|m| m.layers.get(layer)).copied()
+        let blocks = || self.block_metrics.iter().find_map(|m| m.layers.get(layer));
+        self.weight_only.get(layer).or_else(blocks).copied()
     }
 
     /// The rounded blocks of the model, in the order of the forward pass.
@@ -259,6 +266,8 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             metrics: &metrics,
         };
         let tuned = end_to_end(session, settings, &*rounder, &all)?;
+        let weight_only =
+            settings.weight_only_bits.map(|bits| round_weight_only(session, bits)).transpose()?;
         let document = WeightsConfig {
             format: WeightsConfig::FORMAT.to_owned(),
             model_version: spec.name.clone(),
@@ -267,6 +276,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
             bits_a: settings.bits_a,
             rows: rows.learn,
             held_out_rows: rows.count - rows.learn,
+            weight_only: weight_only.unwrap_or_default(),
             end_to_end: tuned,
             costs: metrics.iter().map(|m| cost(run, &m.block_name)).collect::<Result<_>>()?,
             block_metrics: metrics,

@@ -1,18 +1,28 @@
-//! `weights/{block}.npz`: a block's integers and what was learned of its inputs.
+//! `weights/{block}.npz`: a block's integers and what was learned of its inputs. `weights/weight_only.npz`, in the same form:
+//! those of layers whose input is not quantized.
 
 use std::path::Path;
 
 use super::BlockMetrics;
 use crate::artifacts::{Npz, RunFolder, write_npz};
 use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
+use crate::quant::Grid;
 use crate::{BlockSpec, Error, LayerId, LayerJob, LearnedInput, Result, RoundedLayer};
 
 /// Writes a block's layers.
 pub(super) fn write_block(path: &Path, layers: &[LayerJob], rounded: &[RoundedLayer]) -> Result<()> {
+    write_layers(path, layers.iter().map(|layer| &layer.spec.id).zip(rounded))
+}
+
+/// Writes layers.
+pub(super) fn write_layers<'a>(
+    path: &Path,
+    layers: impl Iterator<Item = (&'a LayerId, &'a RoundedLayer)>,
+) -> Result<()> {
     write_npz(path, |npz| {
-        for (layer, rounded) in layers.iter().zip(rounded) {
+        for (id, rounded) in layers {
             let layout = rounded.grid.layout(rounded.shape)?;
-            let name = |field: &str| format!("{}__{field}", layer.spec.id.array_prefix());
+            let name = |field: &str| format!("{}__{field}", id.array_prefix());
             let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
             npz.add(&name("weight_int"), &rounded.shape, &rounded.weight_int)?;
             npz.add(&name("scale"), &groups, &rounded.scale)?;
@@ -78,38 +88,44 @@ pub(in crate::pipeline) fn visit_rounded<'a>(
         let npz = Npz::open(&path)?;
         for layer in &block.layers {
             let Some(&grid) = metrics.layers.get(&layer.id) else { continue };
-            let name = |field: &str| format!("{}__{field}", layer.id.array_prefix());
             let shape = [layer.out_features, layer.in_features];
-            let layout = grid.layout(shape)?;
-            let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
-            let optional = |field: &str, shape: &[usize]| match npz.contains(&name(field)) {
-                true => npz.vec(&name(field), shape),
-                false => Ok(Vec::new()),
-            };
-            let learned = match npz.contains(&name("a_scale")) {
-                true => Some(LearnedInput {
-                    scale: npz.vec(&name("a_scale"), &[steps])?,
-                    shift: optional("a_shift", &[steps, layer.in_features])?,
-                    multiplier: optional("multiplier", &[layer.in_features])?,
-                    bias: optional("bias", &[steps, layer.out_features])?,
-                }),
-                false => None,
-            };
-            let rounded = RoundedLayer {
-                grid,
-                shape,
-                weight_int: npz.vec(&name("weight_int"), &shape)?,
-                scale: npz.vec(&name("scale"), &groups)?,
-                zero_point: if grid.symmetric {
-                    vec![0.0; layout.groups]
-                } else {
-                    npz.vec(&name("zero_point"), &groups)?
-                },
-                learned,
-            };
-            rounded.validate(layer, steps).map_err(|e| Error::malformed("block of weights", &path, e))?;
-            visit(&layer.id, rounded)?;
+            visit(&layer.id, read_layer(&npz, &path, &layer.id, shape, grid, steps)?)?;
         }
     }
     Ok(())
+}
+
+/// Reads a layer with inputs of so many timesteps.
+pub(super) fn read_layer(
+    npz: &Npz,
+    path: &Path,
+    id: &LayerId,
+    shape @ [outputs, inputs]: [usize; 2],
+    grid: Grid,
+    steps: usize,
+) -> Result<RoundedLayer> {
+    let name = |field: &str| format!("{}__{field}", id.array_prefix());
+    let layout = grid.layout(shape)?;
+    let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
+    let optional = |field: &str, shape: &[usize]| match npz.contains(&name(field)) {
+        true => npz.vec(&name(field), shape),
+        false => Ok(Vec::new()),
+    };
+    let learned = match npz.contains(&name("a_scale")) {
+        true => Some(LearnedInput {
+            scale: npz.vec(&name("a_scale"), &[steps])?,
+            shift: optional("a_shift", &[steps, inputs])?,
+            multiplier: optional("multiplier", &[inputs])?,
+            bias: optional("bias", &[steps, outputs])?,
+        }),
+        false => None,
+    };
+    let zero_point = match grid.symmetric {
+        true => vec![0.0; layout.groups],
+        false => npz.vec(&name("zero_point"), &groups)?,
+    };
+    let (weight_int, scale) = (npz.vec(&name("weight_int"), &shape)?, npz.vec(&name("scale"), &groups)?);
+    let rounded = RoundedLayer { grid, shape, weight_int, scale, zero_point, learned };
+    rounded.check(id, shape, steps).map_err(|e| Error::malformed("block of weights", path, e))?;
+    Ok(rounded)
 }

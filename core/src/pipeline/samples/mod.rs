@@ -17,7 +17,7 @@ use folder::{SampleFolder, ancestors_manifest, sample_files};
 use super::session::Encoded;
 use super::{Guidance, Session};
 use crate::artifacts::{Document, Npz, RunFolder, read_document, write_npz};
-use crate::{BlockIo, Conditioning, Error, Model, Result, Tap};
+use crate::{BlockIo, Conditioning, Error, Identity, Model, Result, Tap};
 
 /// One image of the calibration set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -292,7 +292,7 @@ impl SampleSet {
         let x = self.latents(&each().map(|(sample, _)| sample).collect::<Vec<_>>())?;
         let timesteps: Vec<f32> = each().map(|((_, step), _)| self.timestep(step)).collect();
         let prompts: Vec<_> = each().map(|((image, _), branch)| (branch == 0).then_some(image)).collect();
-        let io = model.embed(&x, &timesteps, &encoded.rows(&prompts)?)?;
+        let io = model.embed(&x, &timesteps, &encoded.rows(&prompts)?, &mut Identity)?;
         transforms::eval([&io.hidden, &io.temb].into_iter().chain(&io.context))?;
         Ok(io)
     }

@@ -75,7 +75,11 @@ type Cotangent = [Option<Array>; 2];
 /// Jᵀr at the last block's output.
 fn last(model: &dyn Model, rows: &Rows, io: &BlockIo, key: &Array) -> Result<Cotangent> {
     let run = |hidden: &[Array]| -> Result<Array> {
-        let velocity = model.unembed(&BlockIo { hidden: hidden[0].clone(), ..io.clone() }, rows.latent)?;
+        let velocity = model.unembed(
+            &BlockIo { hidden: hidden[0].clone(), ..io.clone() },
+            rows.latent,
+            &mut Identity,
+        )?;
         let (shape, branches) = (velocity.shape(), rows.branches() as i32);
         let samples = [&[shape[0] / branches, 1], &shape[1..]].concat();
         let of_rows = [&[shape[0] / branches, branches], &shape[1..]].concat();

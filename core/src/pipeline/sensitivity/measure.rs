@@ -63,6 +63,6 @@ impl<'a> Measure<'a> {
         for block in block..self.model.spec().blocks.len() {
             io = block_forward(self.model, block, &io, tap)?;
         }
-        self.model.unembed(&io, self.rows.latent)
+        self.model.unembed(&io, self.rows.latent, &mut Identity)
     }
 }

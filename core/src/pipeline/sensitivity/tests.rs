@@ -43,6 +43,7 @@ fn linear(summed: bool) -> Linear {
         name: "linear".into(),
         fingerprint: String::new(),
         blocks,
+        weight_only: vec![],
         latent_channels: 1,
         vae_factor: 1,
         patch_size: 1,
@@ -73,7 +74,7 @@ impl Model for Linear {
             _ => BlockIo { hidden: call(0, &io.hidden.add(context)?)?, context: None, ..io.clone() },
         })
     }
-    fn unembed(&self, io: &BlockIo, _: (usize, usize)) -> Result<Array> {
+    fn unembed(&self, io: &BlockIo, _: (usize, usize), _: &mut dyn Tap) -> Result<Array> {
         let rows = io.hidden.dim(0);
         Ok(match self.summed {
             true => io.hidden.sum_axes(&[1, 2], None)?.reshape(&[rows, 1, 1, 1])?,
@@ -90,7 +91,7 @@ impl Model for Linear {
     fn condition(&self, _: &[String]) -> Result<Conditioning> {
         unreachable!("blocks alone")
     }
-    fn embed(&self, _: &Array, _: &[f32], _: &Conditioning) -> Result<BlockIo> {
+    fn embed(&self, _: &Array, _: &[f32], _: &Conditioning, _: &mut dyn Tap) -> Result<BlockIo> {
         unreachable!("blocks alone")
     }
     fn decode(&self, _: &Array) -> Result<Array> {

@@ -83,6 +83,7 @@ impl Sd3 {
                 name: files.name.clone(),
                 fingerprint: fingerprint(&files, settings.compat, settings.t5)?,
                 blocks: transformer.block_specs(),
+                weight_only: transformer.weight_only_specs(),
                 latent_channels: config.in_channels,
                 vae_factor: vae.factor(),
                 patch_size: config.patch_size,
@@ -113,16 +114,22 @@ impl Model for Sd3 {
         self.text.encode(prompts)
     }
 
-    fn embed(&self, x: &Array, timesteps: &[f32], conditioning: &Conditioning) -> Result<BlockIo> {
-        self.transformer.embed(x, timesteps, conditioning)
+    fn embed(
+        &self,
+        x: &Array,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+        tap: &mut dyn Tap,
+    ) -> Result<BlockIo> {
+        self.transformer.embed(x, timesteps, conditioning, tap)
     }
 
     fn block_forward(&self, block: usize, io: &BlockIo, tap: &mut dyn Tap) -> Result<BlockIo> {
         self.transformer.block_forward(block, io, tap)
     }
 
-    fn unembed(&self, io: &BlockIo, latent: (usize, usize)) -> Result<Array> {
-        self.transformer.unembed(io, latent)
+    fn unembed(&self, io: &BlockIo, latent: (usize, usize), tap: &mut dyn Tap) -> Result<Array> {
+        self.transformer.unembed(io, latent, tap)
     }
 
     fn decode(&self, latent: &Array) -> Result<Array> {

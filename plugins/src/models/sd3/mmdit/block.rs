@@ -4,9 +4,10 @@ use mlx_rs::Array;
 use taq_core::{BlockId, BlockIo, BlockSpec, Error, Result, Role, Stream, Tap};
 
 use super::attention::{EPS, IMAGE, IMAGE_ONLY, LayerMaker, Projections, Qkv, TEXT, TappedLinear};
-use super::embed::{halves, plain_linear};
+use super::embed::halves;
+use super::weight_only::WeightOnlyLinear;
 use super::{Compat, MmditConfig};
-use crate::models::sd3::ops::{self, Linear, gated_add, layer_norm_modulate};
+use crate::models::sd3::ops::{self, gated_add, layer_norm_modulate};
 use crate::models::sd3::weights::Loader;
 
 /// Two linear layers with GELU between them.
@@ -37,7 +38,7 @@ impl Mlp {
 /// The text stream of a block.
 #[derive(Debug)]
 struct Text {
-    modulation: Linear,
+    modulation: WeightOnlyLinear,
     attention: Projections,
     /// `None` in the last block, whose text stream ends at attention.
     mlp: Option<Mlp>,
@@ -48,7 +49,7 @@ struct Text {
 pub(super) struct Block {
     id: BlockId,
     heads: i32,
-    modulation: Linear,
+    modulation: WeightOnlyLinear,
     attention: Projections,
     /// The image stream's second attention, over itself.
     attention2: Option<Projections>,
@@ -62,18 +63,21 @@ impl Block {
         let id = BlockId::new(format!("mm{index}"));
         let (last, dual) = (config.is_last(index), config.dual_attention_layers.contains(&index));
         let width = config.width();
-        let modulation = |name: &str, chunks: usize| plain_linear(&loader.scope(name), width, chunks * width);
+        let modulation = |name: &str, stream: &str, chunks: usize| {
+            let id = format!("{id}.{stream}.modulation");
+            WeightOnlyLinear::load(&loader.scope(name), id, [chunks * width, width])
+        };
         let image = LayerMaker { loader, block: &id, stream: Stream::Image };
         let text = LayerMaker { stream: Stream::Text, ..image };
         let attention = |make, keys, output| Projections::load(make, keys, config, compat.key_bias(), output);
         Self {
             heads: config.num_attention_heads as i32,
-            modulation: modulation("norm1.linear", if dual { 9 } else { 6 }),
+            modulation: modulation("norm1.linear", "img", if dual { 9 } else { 6 }),
             attention: attention(&image, IMAGE, true),
             attention2: dual.then(|| attention(&image, IMAGE_ONLY, true)),
             mlp: Mlp::load(&image, "ff", config, compat),
             text: Text {
-                modulation: modulation("norm1_context.linear", if last { 2 } else { 6 }),
+                modulation: modulation("norm1_context.linear", "txt", if last { 2 } else { 6 }),
                 attention: attention(&text, TEXT, !last),
                 mlp: (!last).then(|| Mlp::load(&text, "ff_context", config, compat)),
             },
@@ -109,6 +113,11 @@ impl Block {
             .chain(text.mlp.iter_mut().flat_map(|mlp| [&mut mlp.fc1, &mut mlp.fc2]))
     }
 
+    /// The layers that turn the embedding of timestep and pooled text into scales, shifts and gates.
+    pub(super) fn weight_only(&self) -> [&WeightOnlyLinear; 2] {
+        [&self.modulation, &self.text.modulation]
+    }
+
     /// The block as data.
     pub(super) fn spec(&self) -> BlockSpec {
         BlockSpec { id: self.id.clone(), layers: self.layers().map(|l| l.spec.clone()).collect() }
@@ -124,8 +133,8 @@ impl Block {
             });
         };
         let temb = ops::silu(&io.temb)?;
-        let image = Modulation::new(&self.modulation.forward(&temb)?, self.attention2.is_some())?;
-        let text = self.text.modulation.forward(&temb)?;
+        let image = Modulation::new(&self.modulation.forward(&temb, tap)?, self.attention2.is_some())?;
+        let text = self.text.modulation.forward(&temb, tap)?;
 
         let image_in = layer_norm_modulate(&io.hidden, &image.shift, &image.scale, EPS)?;
         let image_qkv = self.attention.project(&image_in, tap)?;

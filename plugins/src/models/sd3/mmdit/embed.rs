@@ -3,8 +3,9 @@
 use half::f16;
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
-use taq_core::{Error, Result};
+use taq_core::{Error, Result, Tap};
 
+use super::weight_only::WeightOnlyLinear;
 use super::{Compat, MmditConfig};
 use crate::models::sd3::ops::{self, Linear};
 use crate::models::sd3::weights::Loader;
@@ -73,18 +74,21 @@ impl PatchEmbed {
 /// Two linear layers with SiLU between them.
 #[derive(Debug)]
 struct Embedder {
-    linear_1: Linear,
-    linear_2: Linear,
+    linear_1: WeightOnlyLinear,
+    linear_2: WeightOnlyLinear,
 }
 
 impl Embedder {
-    fn load(loader: &Loader<'_>, input: usize, width: usize) -> Self {
-        let linear = |name: &str, input: usize| plain_linear(&loader.scope(name), input, width);
+    fn load(loader: &Loader<'_>, id: &str, input: usize, width: usize) -> Self {
+        let linear = |name: &str, input: usize| {
+            WeightOnlyLinear::load(&loader.scope(name), format!("{id}.{name}"), [width, input])
+        };
         Self { linear_1: linear("linear_1", input), linear_2: linear("linear_2", width) }
     }
 
-    fn forward(&self, x: &Array) -> Result<Array> {
-        self.linear_2.forward(&ops::silu(&self.linear_1.forward(x)?)?)
+    fn forward(&self, x: &Array, tap: &mut dyn Tap) -> Result<Array> {
+        let inner = ops::silu(&self.linear_1.forward(x, tap)?)?;
+        self.linear_2.forward(&inner, tap)
     }
 }
 
@@ -101,16 +105,27 @@ impl TimeTextEmbed {
     pub(super) fn load(loader: &Loader<'_>, config: &MmditConfig, compat: Compat) -> Self {
         let (width, pooled) = (config.width(), config.pooled_projection_dim);
         Self {
-            timestep: Embedder::load(&loader.scope("timestep_embedder"), FREQUENCY_CHANNELS, width),
-            text: Embedder::load(&loader.scope("text_embedder"), pooled, width),
+            timestep: Embedder::load(
+                &loader.scope("timestep_embedder"),
+                "timestep_embedder",
+                FREQUENCY_CHANNELS,
+                width,
+            ),
+            text: Embedder::load(&loader.scope("text_embedder"), "text_embedder", pooled, width),
             pooled,
             half_timesteps: compat.half_timesteps(),
         }
     }
 
+    /// The layers, in the order of the forward pass.
+    pub(super) fn weight_only(&self) -> [&WeightOnlyLinear; 4] {
+        let Self { timestep, text, .. } = self;
+        [&timestep.linear_1, &timestep.linear_2, &text.linear_1, &text.linear_2]
+    }
+
     /// One timestep (1000 σ) and one row of `pooled`, `[batch, pooled width]`, for each row of the batch:
     /// `[batch, width]`.
-    pub(super) fn forward(&self, timesteps: &[f32], pooled: &Array) -> Result<Array> {
+    pub(super) fn forward(&self, timesteps: &[f32], pooled: &Array, tap: &mut dyn Tap) -> Result<Array> {
         if pooled.shape() != [timesteps.len() as i32, self.pooled as i32] {
             return Err(Error::Shape {
                 what: "pooled text embedding".into(),
@@ -123,7 +138,7 @@ impl TimeTextEmbed {
             .flat_map(|&t| if self.half_timesteps { sinusoid_f16(t) } else { sinusoid(t) })
             .collect();
         let waves = Array::from_slice(&waves, &[timesteps.len() as i32, FREQUENCY_CHANNELS as i32]);
-        Ok(self.timestep.forward(&waves)?.add(self.text.forward(pooled)?)?)
+        Ok(self.timestep.forward(&waves, tap)?.add(self.text.forward(pooled, tap)?)?)
     }
 }
 
@@ -145,11 +160,6 @@ pub(super) fn sinusoid_f16(t: f32) -> Vec<f32> {
     let t = round(t);
     let angles = frequencies().map(move |f| round(t * round(f)));
     angles.clone().map(f32::cos).chain(angles.map(f32::sin)).map(round).collect()
-}
-
-/// A linear layer that no tap sees.
-pub(super) fn plain_linear(loader: &Loader<'_>, input: usize, output: usize) -> Linear {
-    Linear { weight: loader.tensor("weight", &[output, input]), bias: Some(loader.tensor("bias", &[output])) }
 }
 
 /// The two halves of the last axis.

@@ -11,6 +11,7 @@ mod config;
 mod embed;
 mod model;
 mod names;
+mod weight_only;
 
 #[cfg(test)]
 mod tests;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use mlx_rs::{Array, Dtype};
-use taq_core::{BlockIo, BlockSpec, Conditioning, Error, LayerId, Result, Tap};
+use taq_core::{BlockIo, BlockSpec, Conditioning, Error, LayerId, Result, Tap, WeightOnlySpec};
 
 use super::attention::{EPS, TappedLinear};
 use super::block::Block;
-use super::embed::{PatchEmbed, TimeTextEmbed, halves, plain_linear};
+use super::embed::{PatchEmbed, TimeTextEmbed, halves};
+use super::weight_only::WeightOnlyLinear;
 use super::{Compat, MmditConfig, names};
 use crate::models::sd3::ops::{Linear, layer_norm_modulate, silu};
 use crate::models::sd3::source::{Component, Naming};
@@ -19,10 +20,10 @@ pub(crate) struct Mmdit {
     config: MmditConfig,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
-    context_embedder: Linear,
+    context_embedder: WeightOnlyLinear,
     blocks: Vec<Block>,
     /// Gives (scale, shift) of the final layer norm.
-    norm_out: Linear,
+    norm_out: WeightOnlyLinear,
     proj_out: Linear,
     /// Block and position within it of every layer.
     places: HashMap<LayerId, (usize, usize)>,
@@ -50,7 +51,14 @@ impl Mmdit {
     pub(super) fn from_loader(loader: &Loader<'_>, config: MmditConfig, compat: Compat) -> Result<Self> {
         let width = config.width();
         let velocity = config.patch_size.pow(2) * config.velocity_channels();
-        let linear = |name: &str, input, output| plain_linear(&loader.scope(name), input, output);
+        let weight_only = |name: &str, input: usize, output: usize| {
+            WeightOnlyLinear::load(&loader.scope(name), name.to_owned(), [output, input])
+        };
+        let out = loader.scope("proj_out");
+        let proj_out = Linear {
+            weight: out.tensor("weight", &[velocity, width]),
+            bias: Some(out.tensor("bias", &[velocity])),
+        };
         let block = |index| {
             Block::load(&loader.scope(&format!("transformer_blocks.{index}")), index, &config, compat)
         };
@@ -62,9 +70,9 @@ impl Mmdit {
         Ok(Self {
             patch_embed: PatchEmbed::load(&loader.scope("pos_embed"), &config)?,
             time_text_embed: TimeTextEmbed::load(&loader.scope("time_text_embed"), &config, compat),
-            context_embedder: linear("context_embedder", config.joint_attention_dim, width),
-            norm_out: linear("norm_out.linear", width, 2 * width),
-            proj_out: linear("proj_out", width, velocity),
+            context_embedder: weight_only("context_embedder", config.joint_attention_dim, width),
+            norm_out: weight_only("norm_out.linear", width, 2 * width),
+            proj_out,
             places: blocks.iter().enumerate().flat_map(place).collect(),
             blocks,
             config,
@@ -81,13 +89,32 @@ impl Mmdit {
         self.blocks.iter().map(Block::spec).collect()
     }
 
-    /// diffusers' names of the quantizable layers.
+    /// The linear layers whose input is never quantized, in the order of the forward pass.
+    fn weight_only(&self) -> impl Iterator<Item = &WeightOnlyLinear> {
+        let embeds = [&self.context_embedder].into_iter().chain(self.time_text_embed.weight_only());
+        embeds.chain(self.blocks.iter().flat_map(Block::weight_only)).chain([&self.norm_out])
+    }
+
+    /// Those layers as data.
+    pub(crate) fn weight_only_specs(&self) -> Vec<WeightOnlySpec> {
+        self.weight_only().map(|layer| layer.spec.clone()).collect()
+    }
+
+    /// diffusers' names of the quantizable layers, and of those whose input is never quantized.
     pub(crate) fn modules(&self) -> impl Iterator<Item = (LayerId, String)> {
-        self.blocks.iter().flat_map(Block::layers).map(|l| (l.spec.id.clone(), l.module.clone()))
+        let layers = self.blocks.iter().flat_map(Block::layers).map(|l| (&l.spec.id, &l.module));
+        let weight_only = self.weight_only().map(|l| (&l.spec.id, &l.module));
+        layers.chain(weight_only).map(|(id, module)| (id.clone(), module.clone()))
     }
 
     /// What the first block sees; `x` is `[batch, h, w, channels]`.
-    pub(crate) fn embed(&self, x: &Array, timesteps: &[f32], conditioning: &Conditioning) -> Result<BlockIo> {
+    pub(crate) fn embed(
+        &self,
+        x: &Array,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+        tap: &mut dyn Tap,
+    ) -> Result<BlockIo> {
         let hidden = self.patch_embed.forward(x)?;
         let tokens = &conditioning.tokens;
         let width = self.config.joint_attention_dim as i32;
@@ -107,8 +134,8 @@ impl Mmdit {
         }
         Ok(BlockIo {
             hidden,
-            context: Some(self.context_embedder.forward(tokens)?),
-            temb: self.time_text_embed.forward(timesteps, &conditioning.pooled)?,
+            context: Some(self.context_embedder.forward(tokens, tap)?),
+            temb: self.time_text_embed.forward(timesteps, &conditioning.pooled, tap)?,
             timesteps: timesteps.to_vec(),
         })
     }
@@ -122,8 +149,8 @@ impl Mmdit {
     }
 
     /// From the last block's image tokens to a velocity, `[batch, h, w, channels]`; `latent` is (h, w).
-    pub(crate) fn unembed(&self, io: &BlockIo, latent: (usize, usize)) -> Result<Array> {
-        let [scale, shift] = halves(&self.norm_out.forward(&silu(&io.temb)?)?)?;
+    pub(crate) fn unembed(&self, io: &BlockIo, latent: (usize, usize), tap: &mut dyn Tap) -> Result<Array> {
+        let [scale, shift] = halves(&self.norm_out.forward(&silu(&io.temb)?, tap)?)?;
         let tokens = self.proj_out.forward(&layer_norm_modulate(&io.hidden, &shift, &scale, EPS)?)?;
         let (p, c) = (self.config.patch_size as i32, self.config.velocity_channels() as i32);
         let (h, w) = (latent.0 as i32, latent.1 as i32);
@@ -134,7 +161,8 @@ impl Mmdit {
     /// The weight of a layer, `[out_features, in_features]`.
     pub(crate) fn weight(&self, id: &LayerId) -> Result<Array> {
         let place = self.places.get(id).and_then(|&(block, layer)| self.blocks[block].layers().nth(layer));
-        place.map(|layer| layer.weight.clone()).ok_or_else(|| unknown(id))
+        let weight_only = || self.weight_only().find(|l| l.spec.id == *id).map(|l| &l.weight);
+        place.map(|layer| &layer.weight).or_else(weight_only).cloned().ok_or_else(|| unknown(id))
     }
 
     /// Replaces the weight of a layer by one of the same shape.

@@ -46,11 +46,11 @@ fn assert_close(what: &str, found: &Array, expected: &Array) {
 
 /// The whole transformer.
 fn denoise(model: &Mmdit, x: &Array, t: &[f32], c: &Conditioning, tap: &mut dyn Tap) -> Result<Array> {
-    let mut io = model.embed(x, t, c)?;
+    let mut io = model.embed(x, t, c, tap)?;
     for block in 0..model.config().num_layers {
         io = model.block_forward(block, &io, tap)?;
     }
-    model.unembed(&io, (x.dim(1) as usize, x.dim(2) as usize))
+    model.unembed(&io, (x.dim(1) as usize, x.dim(2) as usize), tap)
 }
 
 /// What a tap saw of a layer.
@@ -98,7 +98,8 @@ fn emoji_velocities_are_those_of_diffusers() {
 fn every_block_and_the_inputs_of_linear_layers_are_those_of_diffusers() {
     let (model, golden) = (load(EMOJI, Compat::None), Golden::open("emoji_sd3.safetensors"));
     let mut tap = Recorder::default();
-    let mut io = model.embed(&golden.nhwc("noise_nchw"), &[401.5; 2], &conditioning(&golden)).unwrap();
+    let mut io =
+        model.embed(&golden.nhwc("noise_nchw"), &[401.5; 2], &conditioning(&golden), &mut Identity).unwrap();
     for block in 0..6 {
         io = model.block_forward(block, &io, &mut tap).unwrap();
         let expected = |stream| golden.get(&format!("block_out.transformer_blocks.{block}.{stream}"));
@@ -256,7 +257,7 @@ fn inputs_of_other_shapes_are_refused() {
     let (x, c) = (golden.nhwc("latent_nchw"), conditioning(&golden));
     let one = c.rows(&[0]).unwrap();
     let zeros = |shape: &[i32]| mlx_rs::ops::zeros::<f32>(shape).unwrap();
-    let what = |x: &Array, t: &[f32], c: &Conditioning| match model.embed(x, t, c) {
+    let what = |x: &Array, t: &[f32], c: &Conditioning| match model.embed(x, t, c, &mut Identity) {
         Err(Error::Shape { what, .. }) => what,
         other => panic!("{other:?}"),
     };
@@ -300,7 +301,9 @@ impl Tap for Replace<'_> {
 #[test]
 fn gradients_flow_through_a_block_to_weights_that_the_tap_puts_in() {
     let (model, golden) = (load(TINY[1], Compat::None), Golden::open("tiny-sd35/golden.safetensors"));
-    let io = model.embed(&golden.nhwc("latent_nchw"), &[500.0, 20.0], &conditioning(&golden)).unwrap();
+    let io = model
+        .embed(&golden.nhwc("latent_nchw"), &[500.0, 20.0], &conditioning(&golden), &mut Identity)
+        .unwrap();
     for id in ["mm0.txt.attn.k_proj", "mm0.img.attn2.q_proj", "mm0.img.mlp.fc1", "mm0.txt.mlp.fc2"] {
         let loss = |w: &Array| -> Result<Array, Exception> {
             let out = model.block_forward(0, &io, &mut Replace(id, w)).unwrap();
@@ -384,6 +387,6 @@ fn each_deviation_of_diffusionkit_is_as_described_and_matters() {
         assert_eq!(sinusoid(857.692)[i], exact.cos());
         assert_eq!(sinusoid(857.692)[128 + i], exact.sin());
     }
-    let temb = |model: &Mmdit| model.embed(&x, &[857.692; 2], &c).unwrap().temb;
+    let temb = |model: &Mmdit| model.embed(&x, &[857.692; 2], &c, &mut Identity).unwrap().temb;
     assert!(relative_error(&temb(&kit), &temb(&proper)) > 1e-4);
 }
