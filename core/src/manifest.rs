@@ -323,6 +323,9 @@ pub struct GenerateSettings {
     pub num_steps: Option<usize>,
     /// Classifier-free guidance weight, 0 to switch it off; default: the calibration's.
     pub cfg_weight: Option<f32>,
+    /// Whether every token of a quantized layer's input brings its own step size, in place of the plan's by layer and
+    /// timestep; bits and shifts stay the plan's.
+    pub dynamic: bool,
     /// Height and width of the image in pixels; default: the start image's, else the calibration's.
     pub image_size: Option<(usize, usize)>,
     /// Images in one forward pass.
@@ -343,6 +346,7 @@ impl Default for GenerateSettings {
             img2img: None,
             num_steps: None,
             cfg_weight: None,
+            dynamic: false,
             image_size: None,
             batch_size: 8,
             variants: None,

@@ -222,6 +222,22 @@ fn every_layer_is_that_of_the_simulation_in_f32() {
 }
 
 #[test]
+fn dynamic_step_sizes_are_those_of_the_simulation() {
+    for (name, model, inputs) in models() {
+        let (plan, rounded) = quantize(&*model, &inputs);
+        let fixed = inputs.velocity(&*model, &[500.0; 2], &mut integer_tap(&plan, &rounded));
+        let plan = plan.with_dynamic(true);
+        let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
+        let layers: QuantizedLayers = rounded.iter().map(layer).collect();
+        let integers = integer_tap(&plan, &rounded);
+        let mut both = Both { integers, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+        let dynamic = inputs.velocity(&*model, &[500.0; 2], &mut both);
+        assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}: {:e}", both.worst);
+        assert!(relative_l2_arrays(&dynamic, &fixed).unwrap() > 1e-3, "{name}: nothing was dynamic");
+    }
+}
+
+#[test]
 fn images_are_those_of_the_simulation() {
     let (_, model, inputs) = models().remove(0);
     let (plan, rounded) = quantize(&*model, &inputs);

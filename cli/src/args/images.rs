@@ -42,6 +42,11 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
 
+    /// Give every token of a quantized layer's input its own step size, from the values at hand, in place of the plan's
+    /// by layer and timestep
+    #[arg(long)]
+    dynamic: bool,
+
     /// Folder with classifier.onnx and labels.json, for prompt accuracy [default: the model's own, if it brings one]
     #[arg(long, value_name = "FOLDER")]
     evaluator: Option<PathBuf>,
@@ -63,6 +68,7 @@ impl ImageArgs {
             num_steps: self.steps,
             cfg_weight: self.cfg,
             image_size: self.size,
+            dynamic: self.dynamic,
             batch_size: self.batch.unwrap_or(default.batch_size),
             ..default
         }

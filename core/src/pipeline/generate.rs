@@ -72,6 +72,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
             ("cfg_weight", json!(job.cfg_weight)),
             ("latent", json!(&job.noise.shape()[1..])),
             ("batch_size", json!(job.batch_size)),
+            ("dynamic", json!(job.dynamic)),
             ("variants", json!(variants)),
             ("evaluator", json!(fingerprint(job.evaluator.as_ref())?)),
         ]);
@@ -109,7 +110,8 @@ pub(super) fn paint_variant(
     let Some(plan) = plan.filter(|_| variant != Variant::FullPrecision) else {
         return job.paint(session, &name, 0, &mut Identity);
     };
-    let activations = ActivationPlan::load(&session.run, session.model.spec(), plan)?;
+    let activations =
+        ActivationPlan::load(&session.run, session.model.spec(), plan)?.with_dynamic(job.dynamic);
     let mut model = quantized_model(session, &session.run, plan, activations, variant)?;
     model.run(|tap| job.paint(session, &name, 0, tap))
 }

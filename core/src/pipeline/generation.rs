@@ -30,6 +30,7 @@ pub(super) struct Job {
     pub(super) schedule: Schedule,
     pub(super) guidance: Guidance,
     pub(super) cfg_weight: f32,
+    pub(super) dynamic: bool,
     pub(super) image_size: (usize, usize),
     pub(super) batch_size: usize,
     pub(super) evaluator: Option<Evaluator>,
@@ -103,6 +104,7 @@ impl Job {
             negative: settings.negative_prompt.clone().unwrap_or_default(),
             prompts,
             cfg_weight,
+            dynamic: settings.dynamic,
             image_size,
         })
     }
@@ -211,6 +213,9 @@ impl Job {
             ("size", format!("{width}x{height}")),
             ("software", concat!("taq ", env!("CARGO_PKG_VERSION")).to_owned()),
         ];
+        if self.dynamic {
+            texts.push(("inputs", "dynamic".to_owned()));
+        }
         if !self.negative.is_empty() {
             texts.push(("negative_prompt", self.negative.clone()));
         }

@@ -53,6 +53,12 @@ impl ActivationPlan {
         Ok(Self { timesteps, inputs })
     }
 
+    /// The same, with a step size for every token of an input where `dynamic`.
+    pub fn with_dynamic(mut self, dynamic: bool) -> Self {
+        self.inputs.values_mut().for_each(|grids| grids.dynamic = dynamic);
+        self
+    }
+
     /// The planned step nearest to a timestep.
     pub fn step(&self, timestep: f32) -> usize {
         nearest_step(&self.timesteps, timestep)

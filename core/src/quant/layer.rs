@@ -1,6 +1,6 @@
 //! A quantized linear layer, simulated: a weight on its grid, an input on its grids.
 
-use mlx_rs::Array;
+use mlx_rs::{Array, ops};
 
 use super::{QDrop, RowGrids, activation_qmax, fake_quantize};
 use crate::rows::take_rows;
@@ -18,6 +18,9 @@ pub struct InputGrids {
     /// What channels are divided by before they are quantized, `[in_features]`; 1 if absent. The weight's columns are
     /// multiplied by it (TaQ-DiT's migration, SmoothQuant).
     pub multiplier: Option<Array>,
+    /// Whether every token brings a step size of its own, the largest magnitude of what is to be quantized over the largest
+    /// integer, in place of the timestep's.
+    pub dynamic: bool,
 }
 
 impl InputGrids {
@@ -40,6 +43,7 @@ impl InputGrids {
             bits,
             shift: None,
             multiplier: None,
+            dynamic: false,
         })
     }
 
@@ -51,6 +55,9 @@ impl InputGrids {
     /// An input `[batch, …, in_features]`, over the multiplier, on its grids; `steps` has the planned timestep of each row of
     /// the batch.
     pub fn quantize(&self, input: &Array, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
+        if self.dynamic {
+            return self.quantize_tokens(input, steps, drop);
+        }
         let bits: Vec<u8> = steps.iter().map(|&s| self.bits[s]).collect();
         let scale = take_rows(&self.scale, steps)?;
         let shift = self.shift.as_ref().map(|z| take_rows(z, steps)).transpose()?;
@@ -61,6 +68,33 @@ impl InputGrids {
             multiplier: self.multiplier.as_ref(),
         };
         fake_quantize(input, grids, drop)
+    }
+
+    /// Every token as a row of its own.
+    fn quantize_tokens(&self, input: &Array, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
+        let channels = input.dim(-1);
+        let rows = input.reshape(&[-1, channels])?;
+        let tokens = rows.dim(0) as usize / steps.len().max(1);
+        let steps: Vec<usize> = steps.iter().flat_map(|&s| std::iter::repeat_n(s, tokens)).collect();
+        let bits: Vec<u8> = steps.iter().map(|&s| self.bits[s]).collect();
+        let qmax = bits.iter().map(|&b| activation_qmax(b)).collect::<Result<Vec<f32>>>()?;
+        let qmax = Array::from_slice(&qmax, &[steps.len() as i32]);
+        let (mut reach, shift) = match &self.shift {
+            Some(z) => {
+                let z = take_rows(z, &steps)?;
+                (rows.subtract(&z)?, Some(z))
+            }
+            None => (rows.clone(), None),
+        };
+        if let Some(m) = &self.multiplier {
+            reach = reach.divide(m)?;
+        }
+        let scale = reach.abs()?.max_axes(&[-1], None)?.divide(qmax)?;
+        // A token of zeros has any grid.
+        let scale = ops::maximum(scale, Array::from_f32(f32::MIN_POSITIVE))?;
+        let multiplier = self.multiplier.as_ref();
+        let grids = RowGrids { scale: &scale, bits: &bits, shift: shift.as_ref(), multiplier };
+        Ok(fake_quantize(&rows, grids, drop)?.reshape(input.shape())?)
     }
 }
 
@@ -89,6 +123,7 @@ impl QuantizedLayer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::to_vec;
     use super::*;
     use crate::{LayerSpec, Role, Stream};
 
@@ -117,6 +152,21 @@ mod tests {
         let y = layer.forward(&call, &[0, 1, 0], None).unwrap();
         // Step 0: 1.15 → 1 + 0.25, 2.9 / 2 → 1. Step 1: 1.4 → 1.5, 2.9 / 2 on a step of 0.5 → 1.5.
         assert_eq!(y.as_slice::<f32>(), [1.25 + 10.0 + 100.5, 1.5 + 15.0 + 1000.5, 111.75]);
+    }
+
+    #[test]
+    fn every_token_may_bring_its_own_step_size() {
+        let mut input = InputGrids::new(vec![3, 4], &[1.0, 1.0]).unwrap();
+        input.shift = Some(Array::from_slice(&[1.0_f32, 0.0, 0.0, 0.0], &[2, 2]));
+        input.multiplier = Some(Array::from_slice(&[1.0_f32, 2.0], &[2]));
+        input.dynamic = true;
+        // Two rows of two tokens. Less the shift and over the multiplier: (3, −1), (0, 0); (7, 1.6), (0.7, −0.2).
+        let x = Array::from_slice(&[4.0_f32, -2.0, 1.0, 0.0, 7.0, 3.2, 0.7, -0.4], &[2, 2, 2]);
+        let y = to_vec(&input.quantize(&x, &[0, 1], None).unwrap()).unwrap();
+        // Steps of 3/3, none, 7/7 and 0.7/7: integers (3, −1), (0, 0), (7, 2), (7, −2).
+        for (found, expected) in y.iter().zip([4.0, -1.0, 1.0, 0.0, 7.0, 2.0, 0.7, -0.2]) {
+            assert!((found - expected).abs() < 1e-6, "{y:?}");
+        }
     }
 
     #[test]

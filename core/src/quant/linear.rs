@@ -31,8 +31,12 @@ struct Inner {
     weight: PackedWeight,
     /// Of each planned timestep.
     steps: Vec<Step>,
+    /// Those that differ: a static shift takes the memory of one timestep.
+    offsets: Vec<Offset>,
     /// `[in_features]`; empty: 1.
     multiplier: Vec<f32>,
+    /// Whether every token brings its own step size.
+    dynamic: bool,
 }
 
 /// The input's grid at a timestep.
@@ -40,6 +44,13 @@ struct Inner {
 struct Step {
     scale: f32,
     qmax: f32,
+    /// Place among the offsets.
+    offset: usize,
+}
+
+/// What is not a step size in the input's grid at some timesteps.
+#[derive(Debug)]
+struct Offset {
     /// `[in_features]`; empty: 0.
     shift: Vec<f32>,
     /// What the shift and the rounder add to the layer's own bias, `[out_features]`; empty: 0.
@@ -60,30 +71,29 @@ impl QuantizedLinear {
         let (scales, shifts, multiplier) =
             (to_vec(&input.scale)?, values(&input.shift)?, values(&input.multiplier)?);
         let learned = rounded.learned.as_ref().map_or(&[][..], |l| &l.bias);
-        let row = |values: &[f32], step: usize, len: usize| match values.is_empty() {
-            true => Vec::new(),
-            false => values[step * len..][..len].to_vec(),
-        };
-        let steps = scales.iter().zip(&input.bits).enumerate().map(|(step, (&scale, &bits))| {
-            let shift = row(&shifts, step, inputs);
-            let learned = row(learned, step, outputs);
-            Ok(Step {
-                bias: folded(&weight, &shift, &multiplier, learned),
-                qmax: activation_qmax(bits)?,
-                scale,
-                shift,
-            })
-        });
-        let steps = steps.collect::<Result<_>>()?;
-        Ok(Self(Arc::new(Inner { weight, steps, multiplier })))
+        fn row(values: &[f32], step: usize, len: usize) -> &[f32] {
+            if values.is_empty() { values } else { &values[step * len..][..len] }
+        }
+        let (mut steps, mut offsets) = (Vec::new(), Vec::new());
+        let mut last = None;
+        for (step, (&scale, &bits)) in scales.iter().zip(&input.bits).enumerate() {
+            let rows = (row(&shifts, step, inputs), row(learned, step, outputs));
+            if last != Some(rows) {
+                let bias = folded(&weight, rows.0, &multiplier, rows.1);
+                offsets.push(Offset { shift: rows.0.to_vec(), bias });
+                last = Some(rows);
+            }
+            steps.push(Step { scale, qmax: activation_qmax(bits)?, offset: offsets.len() - 1 });
+        }
+        Ok(Self(Arc::new(Inner { weight, steps, offsets, multiplier, dynamic: input.dynamic })))
     }
 
     /// Bytes that the layer occupies: packed integers, step sizes, zero points, and the grids of its input.
     pub fn size(&self) -> usize {
         let inner = &*self.0;
-        let step = |s: &Step| size_of::<Step>() + size_of_val(&*s.shift) + size_of_val(&*s.bias);
-        let steps: usize = inner.steps.iter().map(step).sum();
-        inner.weight.size() + size_of_val(&*inner.multiplier) + steps
+        let offset = |o: &Offset| size_of_val(&*o.shift) + size_of_val(&*o.bias);
+        let offsets: usize = inner.offsets.iter().map(offset).sum();
+        inner.weight.size() + size_of_val(&*inner.multiplier) + size_of_val(&*inner.steps) + offsets
     }
 
     /// The layer's output `[batch, tokens, out_features]` from its input `[batch, tokens, in_features]` and its own bias
@@ -142,8 +152,8 @@ pub(super) fn packed(rounded: &RoundedLayer) -> Result<PackedWeight> {
 }
 
 /// What is added to the layer's own bias: the product of the weight and the shift, and what was learned.
-fn folded(weight: &PackedWeight, shift: &[f32], multiplier: &[f32], learned: Vec<f32>) -> Vec<f64> {
-    let learned = learned.into_iter().map(f64::from);
+fn folded(weight: &PackedWeight, shift: &[f32], multiplier: &[f32], learned: &[f32]) -> Vec<f64> {
+    let learned = learned.iter().map(|&bias| f64::from(bias));
     if shift.is_empty() {
         return learned.collect();
     }
@@ -170,7 +180,8 @@ impl Inner {
         let mut distinct = steps.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let row_grids: Vec<RowGrid<'_>> = distinct.iter().map(|&s| self.row_grid(s)).collect();
+        let row_grids: Vec<RowGrid<'_>> =
+            distinct.iter().map(|&s| self.row_grid(s, self.steps[s].scale)).collect();
         let index = |row: usize| distinct.binary_search(&steps[row / tokens]).unwrap_or(0);
         let index: Vec<usize> = (0..count).map(index).collect();
 
@@ -183,25 +194,44 @@ impl Inner {
         rows.for_each(|(part, (((integers, sums), scale), x))| {
             let rows = integers.chunks_exact_mut(depth).zip(sums.chunks_exact_mut(groups)).zip(scale);
             for (row, (((integers, sums), scale), x)) in rows.zip(x.chunks_exact(width)).enumerate() {
-                let grid = &row_grids[index[part * share + row]];
+                let at = index[part * share + row];
+                let own =
+                    self.dynamic.then(|| self.row_grid(distinct[at], self.token_scale(distinct[at], x)));
+                let grid = own.as_ref().unwrap_or(&row_grids[at]);
                 let finite = quantize(&self.weight, grid, x, integers, sums);
-                *scale = if finite { grid.scale } else { f32::NAN };
+                *scale = if finite && grid.scale.is_finite() { grid.scale } else { f32::NAN };
             }
         });
 
         let own = inputs.get(1).map(|bias| bias.f32());
-        let biased = own.is_some() || distinct.iter().any(|&s| !self.steps[s].bias.is_empty());
+        let biased = own.is_some() || distinct.iter().any(|&s| !self.offset(s).bias.is_empty());
         let mut bias = vec![0.0; if biased { distinct.len() * outputs } else { 0 }];
         for (bias, &step) in bias.chunks_exact_mut(outputs).zip(&distinct) {
             bias.iter_mut().zip(own.unwrap_or_default()).for_each(|(sum, b)| *sum += f64::from(*b));
-            bias.iter_mut().zip(&self.steps[step].bias).for_each(|(sum, b)| *sum += b);
+            bias.iter_mut().zip(&self.offset(step).bias).for_each(|(sum, b)| *sum += b);
         }
         let rows = Rows { integers: &integers, sums: &sums, scale: &scale, bias: &bias, bias_of: &index };
         self.weight.multiply(rows, out);
     }
 
-    fn row_grid(&self, step: usize) -> RowGrid<'_> {
-        let Step { scale, qmax, ref shift, .. } = self.steps[step];
+    fn offset(&self, step: usize) -> &Offset {
+        &self.offsets[self.steps[step].offset]
+    }
+
+    /// The step size that a token brings; infinite if the token is not finite.
+    fn token_scale(&self, step: usize, x: &[f32]) -> f32 {
+        let shift = &self.offset(step).shift;
+        let moved = x.iter().enumerate().map(|(i, x)| x - shift.get(i).copied().unwrap_or(0.0));
+        let reach = match self.multiplier.is_empty() {
+            true => moved.fold(0.0_f32, |most, x| most.max(x.abs())),
+            false => moved.zip(&self.multiplier).fold(0.0_f32, |most, (x, m)| most.max((x / m).abs())),
+        };
+        (reach / self.steps[step].qmax).max(f32::MIN_POSITIVE)
+    }
+
+    fn row_grid(&self, step: usize, scale: f32) -> RowGrid<'_> {
+        let qmax = self.steps[step].qmax;
+        let shift = &self.offset(step).shift;
         let inputs = self.weight.shape()[1];
         let step = match self.multiplier.is_empty() {
             true => vec![scale; inputs],

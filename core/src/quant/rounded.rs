@@ -47,6 +47,7 @@ impl RoundedLayer {
         let mut input = InputGrids::new(plan.bits.clone(), &learned.scale)?;
         input.shift = part(&learned.shift, &[steps, inputs]);
         input.multiplier = part(&learned.multiplier, &[inputs]);
+        input.dynamic = plan.dynamic;
         Ok(input)
     }
 

@@ -183,7 +183,7 @@ fn run(
     job: &Job,
     subject: &Subject,
 ) -> Result<(BenchEntry, Generated, crate::manifest::Variant)> {
-    let mut made = subject::make(session, subject)?;
+    let mut made = subject::make(session, subject, job.dynamic)?;
     let name = subject.to_string();
     let task = format!("bench {name}");
     mlx_rs::memory::clear_cache()?;

@@ -85,13 +85,13 @@ pub(super) struct Made {
 }
 
 /// `None` of full precision.
-pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>> {
+pub(super) fn make(session: &Session, subject: &Subject, dynamic: bool) -> Result<Option<Made>> {
     let (run, variant) = match subject {
         Subject::FullPrecision => return Ok(None),
         Subject::Nearest => (session.run.clone(), Variant::Nearest),
         Subject::Quantized => (session.run.clone(), Variant::Quantized),
         Subject::Widths { weights, activations } => {
-            return widened(session, *weights, *activations).map(Some);
+            return widened(session, *weights, *activations, dynamic).map(Some);
         }
         Subject::Run(path) => {
             let run = RunFolder::open(path)?;
@@ -101,7 +101,7 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     };
     let spec = session.model.spec();
     let plan = effective_plan(&run, "bench", spec)?;
-    let activations = ActivationPlan::load(&run, spec, &plan)?;
+    let activations = ActivationPlan::load(&run, spec, &plan)?.with_dynamic(dynamic);
     let model = quantized_model(session, &run, &plan, activations, variant)?;
     let config = WeightsConfig::of(&run)?;
     let grid = |layer: &LayerId| -> Result<Option<Grid>> {
@@ -115,10 +115,10 @@ pub(super) fn make(session: &Session, subject: &Subject) -> Result<Option<Made>>
     Ok(Some(Made { model, variant, weight_bits, activation_bits, weight_bytes }))
 }
 
-fn widened(session: &Session, weights: u8, activations: u8) -> Result<Made> {
+fn widened(session: &Session, weights: u8, activations: u8, dynamic: bool) -> Result<Made> {
     let spec = session.model.spec();
     let plan = load_plan(&session.run, "bench", spec)?.with_activation_bits(activations)?;
-    let inputs = ActivationPlan::load(&session.run, spec, &plan)?;
+    let inputs = ActivationPlan::load(&session.run, spec, &plan)?.with_dynamic(dynamic);
     let grid = Grid::channel(weights)?;
     let mut model = QuantizedModel::new(inputs);
     for layer in spec.layers() {

@@ -191,5 +191,15 @@ fn it_is_as_small_as_its_integers() {
     let (rounded, plan) = layer(Grid::channel(4).unwrap(), [64, 128], false);
     let linear = QuantizedLinear::new(&rounded, &plan).unwrap();
     // 4 bits a weight, step size and zero point for each output, and what each of the two timesteps needs.
-    assert_eq!(linear.size(), 64 * 128 / 2 + 64 * 8 + 2 * size_of::<Step>());
+    let bare = 64 * 128 / 2 + 64 * 8 + 2 * size_of::<Step>();
+    assert_eq!(linear.size(), bare);
+    // A multiplier, and a shift and a bias for each timestep; for both together where they are static.
+    let (mut rounded, plan) = layer(Grid::channel(4).unwrap(), [64, 128], true);
+    let size = |rounded: &RoundedLayer| QuantizedLinear::new(rounded, &plan).unwrap().size();
+    let offset = 4 * 128 + 8 * 64;
+    assert_eq!(size(&rounded), bare + 4 * 128 + 2 * offset);
+    let learned = rounded.learned.as_mut().unwrap();
+    learned.shift.copy_within(128.., 0);
+    learned.bias.copy_within(64.., 0);
+    assert_eq!(size(&rounded), bare + 4 * 128 + offset);
 }
