@@ -1,4 +1,6 @@
-//! `taq plugins`: what is linked into this program.
+//! `taq plugins`: what is linked into this program, and projects to begin with.
+
+mod new;
 
 use serde_json::{Value, json};
 use taq_core::Error;
@@ -11,8 +13,10 @@ use crate::settings_table::settings_table;
 
 /// Lists the plugins, or describes one.
 pub(crate) fn plugins(registry: &Registry, args: &PluginsArgs) -> Result<(), Failure> {
-    if let Some(PluginsCommand::Show { name, json }) = &args.command {
-        return show(registry, name, *json);
+    match &args.command {
+        Some(PluginsCommand::Show { name, json }) => return show(registry, name, *json),
+        Some(PluginsCommand::New { folder, kind, lang }) => return new::new(folder, *kind, *lang),
+        None => {}
     }
     let kind = args.kind.map(Kind::from);
     let chosen: Vec<_> = registry.iter().filter(|(k, _)| kind.is_none_or(|kind| kind == *k)).collect();
