@@ -77,3 +77,37 @@ fn usage_errors_exit_with_2_and_suggest() {
 fn version_is_the_package_version() {
     assert_eq!(taq(&["--version"]).exits(0).stdout, concat!("taq ", env!("CARGO_PKG_VERSION"), "\n"));
 }
+
+#[test]
+fn completions_are_what_the_shell_reads() {
+    use std::process::Command;
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = taq(&["completions", shell]).exits(0).stdout;
+        for word in ["calibrate", "bits-w", "img2img"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    taq(&["completions", "tcsh"]).exits(2).says("bash");
+    let complete = "source <(\"$TAQ\" completions bash); COMP_WORDS=(taq ro); COMP_CWORD=1; _taq taq ro taq; \
+                    echo ${COMPREPLY[@]}";
+    let shell = Command::new("bash").args(["-c", complete]).env("TAQ", env!("CARGO_BIN_EXE_taq")).output();
+    let Ok(output) = shell else {
+        eprintln!("skipped: no bash");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "round", "{output:?}");
+}
+
+#[test]
+fn manual_pages_are_printed_and_written() {
+    let page = taq(&["man"]).exits(0).stdout;
+    assert!(page.contains(".TH taq 1"), "{page:.300}");
+    let folder = tempfile::tempdir().unwrap();
+    taq(&["man", "--out", folder.path().to_str().unwrap()]).exits(0);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(read("taq-round.1").contains("learned"));
+    assert!(read("taq-plugins-new.1").contains(".TH taq-plugins-new 1"));
+    let pages = std::fs::read_dir(folder.path()).unwrap().count();
+    let helps = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help")).unwrap().count();
+    assert_eq!(pages, helps, "a page for every command that has a help text");
+}

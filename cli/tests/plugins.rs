@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{command, taq};
+use common::{command, taq, taq_in};
 use serde_json::Value;
 
 #[test]
@@ -98,4 +98,27 @@ fn schemas_are_listed_printed_and_written() {
         assert!(schema["$schema"].is_string(), "{name}");
     }
     taq(&["schema", "pipelin"]).exits(2).says("did you mean `pipeline`?");
+}
+
+#[test]
+fn new_writes_a_project_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, choice, file) in [
+        ("rust", "--kind policy --lang rust", "src/lib.rs"),
+        ("c", "--kind policy --lang c", "policy.c"),
+        ("assemblyscript", "--kind policy --lang assemblyscript", "assembly/index.ts"),
+        ("wat", "--kind policy --lang wat", "policy.wat"),
+        ("host", "--kind host", "src/main.rs"),
+    ] {
+        let arguments: Vec<&str> = ["plugin", "new", name].into_iter().chain(choice.split(' ')).collect();
+        let said = taq_in(folder.path(), &arguments).exits(0).stdout;
+        assert!(said.contains(&format!("cd {name} && ")), "{said}");
+        assert!(folder.path().join(name).join(file).is_file());
+        assert!(folder.path().join(name).join("pipeline.toml").is_file());
+        taq_in(folder.path(), &arguments).exits(2).says("is not empty");
+    }
+    let host_in_c = ["plugin", "new", "x", "--kind", "host", "--lang", "c"];
+    taq_in(folder.path(), &host_in_c).exits(2).says("a host is written in rust");
+    taq_in(folder.path(), &["plugin", "new", "8", "--kind", "policy"]).exits(2).says("begin with a letter");
+    assert!(!folder.path().join("x").exists() && !folder.path().join("8").exists());
 }

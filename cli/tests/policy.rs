@@ -106,15 +106,3 @@ fn test_checks_a_folder_of_cases() {
     taq_in(here, &["policy", "test", &module, "."]).exits(0);
     taq_in(here, &["policy", "test", "multitier", "."]).exits(1);
 }
-
-#[test]
-fn new_writes_a_project_and_overwrites_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    for (language, file) in
-        [("rust", "src/lib.rs"), ("c", "policy.c"), ("assemblyscript", "assembly/index.ts")]
-    {
-        taq_in(folder.path(), &["policy", "new", language, "--language", language]).exits(0);
-        assert!(folder.path().join(language).join(file).is_file());
-        taq_in(folder.path(), &["policy", "new", language]).exits(2).says("is not empty");
-    }
-}

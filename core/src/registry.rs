@@ -270,16 +270,16 @@ impl Registry {
     }
 }
 
-/// Whether a plugin's name is the path of a file: it has a slash, or ends in `.wasm`.
+/// Whether a plugin's name is the path of a file: it has a slash, or ends in `.wasm` or `.wat`.
 ///
 /// ```
 /// use taq_core::registry::is_path;
 ///
-/// assert!(is_path("./mine.wasm") && is_path("mine.wasm") && is_path("policies/mine"));
+/// assert!(is_path("./mine.wasm") && is_path("mine.wasm") && is_path("mine.wat") && is_path("policies/mine"));
 /// assert!(!is_path("multitier"));
 /// ```
 pub fn is_path(name: &str) -> bool {
-    name.contains(['/', '\\']) || name.ends_with(".wasm")
+    name.contains(['/', '\\']) || name.ends_with(".wasm") || name.ends_with(".wat")
 }
 
 /// A plugin's name as documents keep it: of a path the file's name, since the same module elsewhere is the same plugin.

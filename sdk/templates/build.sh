@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the templates to WebAssembly, as their READMEs say: OUT/{rust,c,assemblyscript}.wasm.
+# Builds the templates of bit policies to WebAssembly, as their READMEs say: OUT/{rust,c,assemblyscript}.wasm.
 #
 #   sdk/templates/build.sh [OUT]    OUT is target/templates unless given
 #
@@ -31,11 +31,11 @@ copies=$(mktemp -d)
 trap 'rm -rf "$copies"' EXIT
 
 # A copy lies elsewhere, so the SDK has another path there; the workspace's lock keeps the versions.
-cp -R sdk/templates/rust "$copies/rust"
+cp -R sdk/templates/policy/rust "$copies/rust"
 cp Cargo.lock "$copies/rust/"
 (
     cd "$copies/rust"
-    sed "s|path = \"../../policy\"|path = \"$root/sdk/policy\"|" Cargo.toml > edited && mv edited Cargo.toml
+    sed "s|path = \"../../../../sdk/policy\"|path = \"$root/sdk/policy\"|" Cargo.toml > edited && mv edited Cargo.toml
     flags="--remap-path-prefix=$root=/taq"$'\x1f'"--remap-path-prefix=$copies/rust=/policy"
     for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
         flags+=$'\x1f'"--remap-path-prefix=${registry%/}=/crates"
@@ -49,9 +49,9 @@ cp target/templates/cargo/wasm32-unknown-unknown/release/my_policy.wasm "$out/ru
 linker=()
 if [ -n "${WASM_LD-}" ]; then linker=("-fuse-ld=$WASM_LD"); fi
 "${clang[@]}" --target=wasm32-freestanding -Oz -Wall -Wextra -Werror -ffreestanding -nostdlib -Wl,--no-entry -Wl,--strip-all \
-    ${linker[@]+"${linker[@]}"} -o "$out/c.wasm" sdk/templates/c/policy.c
+    ${linker[@]+"${linker[@]}"} -o "$out/c.wasm" sdk/templates/policy/c/policy.c
 
-cp -R sdk/templates/assemblyscript "$copies/assemblyscript"
+cp -R sdk/templates/policy/assemblyscript "$copies/assemblyscript"
 (
     cd "$copies/assemblyscript"
     npm install --silent --no-audit --no-fund

@@ -4,6 +4,18 @@
 pub mod activations;
 pub mod chromium;
 pub mod golden;
+pub mod markdown;
 pub mod paths;
 pub mod python;
 pub mod taq;
+
+/// The code in the book, compiled and run as documentation tests.
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../../docs/write-a-policy.md")]
+    struct WriteAPolicy;
+    #[doc = include_str!("../../docs/write-a-rounder.md")]
+    struct WriteARounder;
+    #[doc = include_str!("../../docs/write-other-plugins.md")]
+    struct WriteOtherPlugins;
+}

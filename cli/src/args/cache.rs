@@ -9,7 +9,7 @@ use super::{SessionArgs, parse};
 #[command(
     about = "Write what goes in and out of every block to disk, for other tools or for `round --cache`",
     long_about = "Writes what goes into every block and what comes out of it, for every calibration sample: \
-                  adaround_cache/metadata.json and adaround_cache/samples/. `taq round` needs no cache; one is for \
+                  adaround_cache/metadata.json and adaround_cache/samples/. `taq round` needs no cache; it is for \
                   tools that read this format, and for learning a few blocks of a large model again and again. \
                   Needs `taq calibrate`.",
     after_help = "Examples:\n  \
@@ -18,11 +18,11 @@ use super::{SessionArgs, parse};
                   taq round --run runs/a --cache runs/a/adaround_cache --blocks mm0"
 )]
 pub(crate) struct CacheArgs {
-    /// Images, from the first [default: all that are calibrated]
+    /// Images to keep, from the first [default: all that are calibrated]
     #[arg(long, value_name = "N", value_parser = parse::count)]
     num_images: Option<usize>,
 
-    /// Every so many of the timesteps [default: 1]
+    /// Keep every N-th timestep only [default: 1]
     #[arg(long, value_name = "N", value_parser = parse::count)]
     stride: Option<usize>,
 

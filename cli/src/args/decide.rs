@@ -21,7 +21,7 @@ use super::{SessionArgs, parse, session};
                   taq plugins policy                       the policies of this program"
 )]
 pub(crate) struct DecideArgs {
-    /// Bit policy: a name, or the path of a WASM module [default: baseline-a8]
+    /// Bit policy: a name, or the path of a WASM module (.wasm, or .wat as text) [default: baseline-a8]
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
 

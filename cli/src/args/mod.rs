@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod calibrate;
+mod completions;
 mod decide;
 mod doctor;
 mod export;
@@ -26,6 +27,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub(crate) use bench::BenchArgs;
 pub(crate) use cache::CacheArgs;
 pub(crate) use calibrate::CalibrateArgs;
+pub(crate) use completions::{CompletionsArgs, ManArgs};
 pub(crate) use decide::DecideArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::ExportArgs;
@@ -33,8 +35,8 @@ pub(crate) use generate::GenerateArgs;
 pub(crate) use images::ImageArgs;
 pub(crate) use observe::ObserveArgs;
 pub(crate) use plot::PlotArgs;
-pub(crate) use plugins::{PluginsArgs, PluginsCommand};
-pub(crate) use policy::{Language, PolicyArgs, PolicyCommand, PolicyRunArgs};
+pub(crate) use plugins::{Language, PluginsArgs, PluginsCommand, ProjectKind};
+pub(crate) use policy::{PolicyArgs, PolicyCommand, PolicyRunArgs};
 pub(crate) use profile::ProfileArgs;
 pub(crate) use report::ReportArgs;
 pub(crate) use round::RoundArgs;
@@ -60,6 +62,7 @@ pub(crate) use session::SessionArgs;
                   taq report --run runs/emoji-w4a8       all of it in one HTML file\n  \
                   taq plugins rounder                    what can be chosen\n  \
                   taq plugins show adaround              and its settings\n  \
+                  taq plugin new mine --kind policy      begin a plugin of your own\n  \
                   taq doctor                             is this machine set up well?\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong input, 70 a defect of taq, 130 stopped by Ctrl-C.",
     disable_help_subcommand = true,
@@ -119,10 +122,19 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     Schema(SchemaArgs),
     Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -137,6 +149,53 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
             assert!(help.contains("taq "), "`taq {}` has no example", command.get_name());
+        }
+    }
+
+    /// The help of a command and those within it, by names such as `taq-plugins-new`.
+    fn collect(command: &mut clap::Command, name: &str, into: &mut BTreeMap<String, String>) {
+        into.insert(name.to_owned(), command.render_long_help().to_string());
+        for inner in command.get_subcommands_mut() {
+            let name = format!("{name}-{}", inner.get_name());
+            collect(inner, &name, into);
+        }
+    }
+
+    /// Every help text is the one in `cli/tests/help`, which somebody has read. `TAQ_BLESS=1` writes them anew: read what
+    /// changed before you commit it.
+    #[test]
+    fn help_is_what_was_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut helps = BTreeMap::new();
+        collect(&mut command, "taq", &mut helps);
+        if std::env::var_os("TAQ_BLESS").is_some() {
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            for (name, help) in &helps {
+                fs::write(folder.join(format!("{name}.txt")), help).unwrap();
+            }
+        }
+        let kept: BTreeMap<String, String> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+            })
+            .collect();
+        assert_eq!(
+            kept.keys().collect::<Vec<_>>(),
+            helps.keys().collect::<Vec<_>>(),
+            "TAQ_BLESS=1 writes them anew"
+        );
+        for (name, help) in &helps {
+            assert!(
+                *help == kept[name],
+                "the help of {name} changed; TAQ_BLESS=1 writes it anew. Now:\n{help}"
+            );
+            let wide = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(wide, None, "{name} does not fit into 100 columns");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct ObserveArgs {
     #[arg(long, visible_alias = "max-images", value_name = "N", value_parser = parse::count)]
     num_images: Option<usize>,
 
-    /// Every so many of the timesteps [default: 1]
+    /// Look at every N-th timestep only [default: 1]
     #[arg(long, visible_alias = "step-stride", value_name = "N", value_parser = parse::count)]
     stride: Option<usize>,
 

@@ -1,18 +1,22 @@
 //! `taq plugins`.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 use taq_core::registry::Kind;
 
 /// Flags of `taq plugins`.
 #[derive(Debug, clap::Args)]
 #[command(
-    about = "List the plugins of this program, or describe one",
+    about = "List plugins, describe one, or begin one of your own",
+    visible_alias = "plugin",
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
                   taq plugins                    all of them\n  \
                   taq plugins rounder            one kind\n  \
                   taq plugins show adaround      what it does and its settings\n  \
-                  taq plugins show adaround --json    the JSON schema of its settings"
+                  taq plugins show adaround --json    the JSON schema of its settings\n  \
+                  taq plugin new mine --kind policy --lang rust    a project to begin with"
 )]
 pub(crate) struct PluginsArgs {
     /// Only plugins of this kind
@@ -43,6 +47,47 @@ pub(crate) enum PluginsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Begin a plugin: a small project that builds, has tests and runs in a pipeline as it is
+    #[command(after_help = "Examples:\n  \
+                            taq plugin new mine --kind policy --lang wat     one text file, no compiler needed\n  \
+                            taq plugin new mine --kind policy --lang rust\n  \
+                            taq plugin new mine --kind host                  a taq of one's own, with a rounder\n\n\
+                            The README.md in the new folder tells how to build, test and measure it.")]
+    New {
+        /// Folder to create; its name becomes the project's
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+
+        /// What to begin
+        #[arg(long, value_enum)]
+        kind: ProjectKind,
+
+        /// Language to write it in [default: rust]
+        #[arg(long, value_enum, alias = "language", value_name = "LANGUAGE")]
+        lang: Option<Language>,
+    },
+}
+
+/// What `taq plugin new` can begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProjectKind {
+    /// A bit policy as a WASM module, in rust, c, assemblyscript or wat
+    Policy,
+    /// A program like taq with plugins of any kind linked in, in rust
+    Host,
+}
+
+/// A language that projects are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// Rust, for policies with the crate taq-policy
+    Rust,
+    /// C without a library
+    C,
+    /// AssemblyScript: TypeScript's syntax
+    Assemblyscript,
+    /// WebAssembly's text format, which taq reads as it is
+    Wat,
 }
 
 /// A kind of plugin.

@@ -12,7 +12,7 @@ use super::{SessionArgs, parse};
     about = "Look into bit policies, run them, and compare their plans",
     long_about = "For those who write bit policies, as WASM modules or in Rust: what a policy is told (request), what a \
                   module says of itself (inspect), what it decides (run), and how two plans differ (diff). \
-                  docs/abi/policy-v1.md tells how a module is written.",
+                  docs/abi/policy-v1.md tells how a module is written, `taq plugin new` begins one.",
     after_help = "Examples:\n  \
                   taq policy inspect mine.wasm\n  \
                   taq policy request --run runs/a > request.json\n  \
@@ -28,21 +28,10 @@ pub(crate) struct PolicyArgs {
 /// Subcommands of `taq policy`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Begin a policy: a small project that builds to a WASM module
-    #[command(after_help = "Example:\n  taq policy new my-policy --language rust")]
-    New {
-        /// Folder to create
-        #[arg(value_name = "FOLDER")]
-        folder: PathBuf,
-
-        /// Language of the policy
-        #[arg(long, value_enum, default_value_t = Language::Rust)]
-        language: Language,
-    },
     /// Show what a WASM module says of itself, its imports, exports and limits; `assign` is not run
     #[command(after_help = "Example:\n  taq policy inspect policies/baseline-a8/baseline-a8.wasm")]
     Inspect {
-        /// WASM module
+        /// WASM module (.wasm, or .wat as text)
         #[arg(value_name = "FILE")]
         module: PathBuf,
     },
@@ -110,17 +99,6 @@ pub(crate) enum PolicyCommand {
         #[arg(value_name = "OTHER")]
         second: PathBuf,
     },
-}
-
-/// A language with a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Language {
-    /// Rust, with the crate taq-policy
-    Rust,
-    /// C without a library
-    C,
-    /// AssemblyScript
-    Assemblyscript,
 }
 
 /// Flags of `taq policy run`.

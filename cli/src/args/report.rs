@@ -18,7 +18,7 @@ use crate::report::Request;
                   taq report --run runs/a --images 8 --out a.html"
 )]
 pub(crate) struct ReportArgs {
-    /// Run folder to read; several are compared
+    /// Run folder to read; may be given several times, to compare runs
     #[arg(long, value_name = "DIR", default_value = "run")]
     run: Vec<PathBuf>,
 

@@ -20,11 +20,11 @@ use super::{SessionArgs, parse};
                   taq decide --run runs/a --policy budget --policy-config '{\"average_weight_bits\": 4}'"
 )]
 pub(crate) struct SensitivityArgs {
-    /// Images, from the first [default: 2]
+    /// Images to measure on, from the first [default: 2]
     #[arg(long, visible_alias = "max-images", value_name = "N", value_parser = parse::count)]
     num_images: Option<usize>,
 
-    /// Every so many of the timesteps [default: 3]
+    /// Measure at every N-th timestep only [default: 3]
     #[arg(long, visible_alias = "step-stride", value_name = "N", value_parser = parse::count)]
     stride: Option<usize>,
 

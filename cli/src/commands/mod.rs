@@ -1,6 +1,7 @@
 //! What the subcommands do. One file each; the five stages share one.
 
 mod bench;
+mod completions;
 mod differences;
 mod doctor;
 mod export;
@@ -56,6 +57,8 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Policy(args) => policy::policy(host, &args),
         Command::Schema(args) => schema::schema(&args),
         Command::Doctor(args) => doctor::doctor(&host, &args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     }
 }
 

@@ -9,6 +9,7 @@
 //! The shape follows typst's plugins (typst/typst@a51e028) and the gate before instantiation CosmWasm's
 //! (CosmWasm/cosmwasm@fe92977): a guest owns its memory, and whatever a module is not, is said before it runs.
 
+mod assemble;
 mod cache;
 mod call;
 mod compile;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use taq_policy::{INFO_FORMAT, PolicyInfo, PolicyPlan, PolicyRequest};
 
+use super::assemble::assembled;
 use super::cache;
 use super::call::{Answer, Guest, Reply, call};
 use super::compile::compile;
@@ -40,7 +41,7 @@ pub struct PolicyRun {
 }
 
 impl WasmPolicy {
-    /// Reads, checks and compiles a module, asks it to describe itself, and tries the settings on it.
+    /// Reads, checks and compiles a module (or assembles one from a file `NAME.wat`), asks it to describe itself, and tries the settings on it.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; [`Error::Wasm`] says what is wrong with the module;
@@ -75,7 +76,8 @@ impl WasmPolicy {
     pub(super) fn open_with(path: &Path, cache: Option<&Path>) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let failed = |reason| Error::Wasm { path: path.to_owned(), reason };
-        let (guest, facts) = compile(&bytes, cache).map_err(failed)?;
+        let module = assembled(&bytes, path).map_err(failed)?;
+        let (guest, facts) = compile(&module, cache).map_err(failed)?;
         let info = describe(&guest, path).map_err(failed)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
         Ok(Self { path: path.to_owned(), hash, guest, facts, info, settings: Map::new() })

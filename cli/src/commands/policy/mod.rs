@@ -4,7 +4,6 @@ mod bench;
 mod cases;
 mod diff;
 mod inspect;
-mod new;
 
 use std::path::Path;
 
@@ -23,7 +22,6 @@ use crate::output::{bytes, print_json};
 /// Executes the subcommand.
 pub(crate) fn policy(host: Host, args: &PolicyArgs) -> Result<(), Failure> {
     match &args.command {
-        PolicyCommand::New { folder, language } => new::new(folder, *language),
         PolicyCommand::Inspect { module } => inspect::inspect(module),
         PolicyCommand::Request { per_channel, session } => {
             print_json(&run_folder_request(host, session, *per_channel)?)

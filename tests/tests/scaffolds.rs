@@ -1,0 +1,175 @@
+//! `taq plugin new`: every project does what its README says, from building to a table that compares it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use taq_tests::markdown::{blocks, run};
+use taq_tests::paths::repository;
+use taq_tests::taq::succeed;
+use tempfile::TempDir;
+
+const HOST: &str = env!("CARGO_BIN_EXE_taq-host");
+
+/// A project in a folder that is removed with it.
+struct Project {
+    folder: TempDir,
+}
+
+impl Project {
+    fn new(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine");
+        succeed(HOST, &[&["plugin", "new", path.to_str().unwrap()], arguments].concat());
+        let project = Self { folder };
+        // As it is, but with less to compute.
+        project.edit("pipeline.toml", |text| {
+            assert!(text.contains("num_images = 16"), "{text}");
+            text.replace("num_images = 16", "num_images = 2\nnum_steps = 4").replace("rows = 128", "rows = 8")
+        });
+        project
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mine")
+    }
+
+    fn edit(&self, file: &str, change: impl Fn(&str) -> String) {
+        let path = self.path().join(file);
+        fs::write(&path, change(&fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    /// Runs the first block of the README, but for tools that it installs.
+    fn follow_the_readme(&self, change: impl Fn(&str) -> String) {
+        let readme = fs::read_to_string(self.path().join("README.md")).unwrap();
+        let block = blocks(&readme).into_iter().find(|b| b.info == "sh").expect("what to do");
+        let lines: Vec<&str> = block.text.lines().filter(|line| !line.starts_with("rustup ")).collect();
+        run(&change(&lines.join("\n")), HOST, &self.path());
+    }
+
+    fn document(&self, file: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path().join("run").join(file)).unwrap()).unwrap()
+    }
+
+    /// The pipeline ran, and the comparison has rows.
+    fn was_compared(&self, rows: &[&str]) {
+        assert_eq!(self.document("report.json")["format"], "taq.report.v1");
+        let table = fs::read_to_string(self.path().join("run/bench/bench.md")).unwrap();
+        for row in rows {
+            assert!(table.lines().any(|l| l.starts_with(&format!("| {row}"))), "{row} is not in\n{table}");
+        }
+    }
+
+    /// A policy's project has the rule of all templates: eight bits in the last quarter of four timesteps.
+    fn has_late_8(&self) {
+        self.was_compared(&["fp", "w4a8", "nearest"]);
+        let plan = self.document("activations/quant_config.json");
+        assert_eq!(bits(&plan), [6, 6, 6, 8].map(Some));
+    }
+}
+
+/// Bits of a layer's input at four timesteps.
+fn bits(plan: &Value) -> [Option<u64>; 4] {
+    ["0", "1", "2", "3"].map(|step| plan["per_timestep"][step]["mm0.img.attn.q_proj"]["bits"].as_u64())
+}
+
+fn can(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_policy_in_wat() {
+    let project = Project::new(&["--kind", "policy", "--lang", "wat"]);
+    project.follow_the_readme(str::to_owned);
+    project.has_late_8();
+}
+
+#[test]
+fn a_policy_in_rust() {
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"])
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    if !Path::new(&libraries).is_dir() {
+        eprintln!("skipped: rustup target add wasm32-unknown-unknown");
+        return;
+    }
+    let project = Project::new(&["--kind", "policy", "--lang", "rust"]);
+    project.follow_the_readme(|script| format!("unset CARGO_TARGET_DIR RUSTFLAGS\n{script}"));
+    let plan = project.document("activations/quant_config.json");
+    // The README's last line decides anew, with other settings.
+    assert_eq!(bits(&plan), [6, 6, 8, 8].map(Some));
+    project.was_compared(&["fp", "w4a8", "nearest"]);
+}
+
+/// A clang that knows WebAssembly: `TAQ_TEST_CLANG`, the machine's with its linker, or that of the Python package ziglang.
+fn clang() -> Option<String> {
+    let python = std::env::var("TAQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    match std::env::var("TAQ_TEST_CLANG") {
+        Ok(clang) => Some(clang),
+        Err(_) if can("clang", &["--version"]) && can("wasm-ld", &["--version"]) => Some("clang".to_owned()),
+        Err(_) if can(&python, &["-m", "ziglang", "version"]) => Some(format!("{python} -m ziglang cc")),
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn a_policy_in_c() {
+    let Some(clang) = clang() else {
+        eprintln!("skipped: neither clang and wasm-ld, nor the Python package ziglang");
+        return;
+    };
+    let project = Project::new(&["--kind", "policy", "--lang", "c"]);
+    project.follow_the_readme(|script| {
+        assert!(script.starts_with("clang "), "{script}");
+        script.replacen("clang", &clang, 1)
+    });
+    project.has_late_8();
+}
+
+#[test]
+fn a_policy_in_assemblyscript() {
+    let project = Project::new(&["--kind", "policy", "--lang", "assemblyscript"]);
+    let installs = Command::new("npm").args(["install", "--silent"]).current_dir(project.path()).status();
+    if !installs.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: `npm install` of the AssemblyScript compiler does not work here");
+        return;
+    }
+    project.follow_the_readme(str::to_owned);
+    project.has_late_8();
+}
+
+/// Compiles taq's own crates once more, as every workspace of one's own does: some minutes.
+#[test]
+fn a_host() {
+    if std::env::var_os("TAQ_TEST_HOST").is_none() {
+        eprintln!("skipped: set TAQ_TEST_HOST, for it compiles some minutes");
+        return;
+    }
+    let project = Project::new(&["--kind", "host"]);
+    project.edit(".cargo/config.toml", |text| {
+        let shared = format!("\"{}\"", repository().join("target").display());
+        assert!(text.contains(&shared), "{text}");
+        text.to_owned()
+    });
+    project.follow_the_readme(|script| format!("unset CARGO_TARGET_DIR\n{script}"));
+    project.was_compared(&["fp", "nearest", "quantized"]);
+    let config = project.document("quantized_weights/config.json");
+    assert!(config.to_string().contains("loss-aware-clipping"), "{config:.400}");
+}
+
+/// The host's plugin and program without compiling taq anew: as a part of this test.
+#[allow(dead_code, reason = "its `main` is for the host that it builds")]
+#[path = "../../sdk/templates/host/src/main.rs"]
+mod host;
+
+#[test]
+fn the_rounder_of_a_host_is_linked_by_its_register() {
+    let registry = taq_core::registry::Registry::linked().unwrap();
+    let settings = serde_json::json!({ "shares": [1.0, 0.5], "turns": 2 });
+    assert_eq!(registry.rounder("loss-aware-clipping", &settings).unwrap().iterations(), 2);
+    let refused = registry.rounder("loss-aware-clipping", &serde_json::json!({ "turns": 0 }));
+    assert!(refused.err().unwrap().to_string().contains("turns and rows must be at least 1"));
+}
