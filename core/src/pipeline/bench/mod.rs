@@ -24,7 +24,7 @@ use crate::artifacts::{Document, write_json, write_npz};
 use crate::evaluator::{FeatureExtractor, PixelRange, Sight};
 use crate::image::Image;
 use crate::manifest::GenerateSettings;
-use crate::metrics::{Features, frechet_distance, inception_score, kernel_distance};
+use crate::metrics::{Features, frechet_distance, inception_score, kernel_distance, paired_kernel_distance};
 use crate::{Identity, Result};
 
 /// Settings of [`bench()`].
@@ -53,8 +53,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
     let subjects = subjects(session, settings);
     let mut reference = Reference::default();
     if let (Some(folder), false) = (&settings.reference, settings.skip_metrics) {
-        let (images, twins) = reference::read(session, &job, folder)?;
-        reference = Reference { images, twins, name: Some(folder.display().to_string()) };
+        let reference::Read { images, paired, twins } = reference::read(session, &job, folder)?;
+        reference = Reference { images, paired, twins, name: Some(folder.display().to_string()) };
     }
     let extractor = match &settings.features {
         Some((path, range)) if !settings.skip_metrics => Some(FeatureExtractor::open(path, *range)?),
@@ -75,7 +75,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
         let (mut entry, generated, variant) = run(session, settings, &job, subject)?;
         keep(session, &job, subject, &generated, out)?;
         if !settings.skip_metrics {
-            judge_set(&eyes, &job, &mut entry, &generated, seen.as_ref())?;
+            let set = seen.as_ref().map(|features| (features, reference.paired));
+            judge_set(&eyes, &job, &mut entry, &generated, set)?;
             if let Some(twins) = &reference.twins {
                 let judged = entry_judgements(&job, &generated)?;
                 entry.paired = Some(compare(variant, &job.prompts, twins, &generated, judged.as_deref())?);
@@ -84,6 +85,7 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
                 // Full precision: what all others are measured against.
                 seen = eyes.features(&generated.images)?;
                 reference.name = Some(entry.name.clone());
+                reference.paired = true;
                 reference.twins = Some(generated);
             }
         }
@@ -113,6 +115,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
 #[derive(Default)]
 struct Reference {
     images: Vec<Image>,
+    /// Whether each image has the prompt and the noise of the job's at its place.
+    paired: bool,
     twins: Option<Generated>,
     name: Option<String>,
 }
@@ -226,13 +230,13 @@ fn entry_judgements(job: &Job, generated: &Generated) -> Result<Option<Vec<super
     job.evaluator.as_ref().map(|e| judge(e, &job.prompts, &generated.images)).transpose()
 }
 
-/// What there is to say of the images as a set.
+/// What there is to say of the images as a set; of the reference's features, whether its images are pairs with these.
 fn judge_set(
     eyes: &Eyes<'_>,
     job: &Job,
     entry: &mut BenchEntry,
     generated: &Generated,
-    reference: Option<&Features>,
+    reference: Option<(&Features, bool)>,
 ) -> Result<()> {
     entry.prompt_accuracy = entry_judgements(job, generated)?.as_deref().map(accuracy);
     let sights = eyes.look(&generated.images)?;
@@ -240,11 +244,12 @@ fn judge_set(
     if logits.len() == sights.len() && !logits.is_empty() {
         entry.inception_score = Some(inception_score(&logits)?);
     }
-    if let (Some(reference), true) = (reference, sights.len() >= 2) {
+    if let (Some((reference, paired)), true) = (reference, sights.len() >= 2) {
+        let kernel = if paired { paired_kernel_distance } else { kernel_distance };
         let features = Features::new(sights.iter().map(|s| s.features.as_slice()))?;
         entry.distances = Some(SetDistances {
             frechet: frechet_distance(&features, reference)?,
-            kernel: kernel_distance(&features, reference)?,
+            kernel: kernel(&features, reference)?,
             reference_images: reference.images(),
         });
     }
