@@ -29,6 +29,14 @@ def kid(a, b):
     return within - 2 * ab.mean()
 
 
+def kid_of_pairs(a, b):
+    """Gretton et al. 2012, equation 4, term by term."""
+    kernel = lambda x, y: (x @ y / len(x) + 1) ** 3
+    n = len(a)
+    h = lambda i, j: kernel(a[i], a[j]) + kernel(b[i], b[j]) - kernel(a[i], b[j]) - kernel(a[j], b[i])
+    return sum(h(i, j) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+
+
 def inception(logits, parts):
     scores = []
     for k in range(parts):
@@ -44,6 +52,9 @@ lifted = waves(40, 6, 0.0, 0.0), waves(40, 6, 0.0, 0.25)
 small = waves(9, 16, 0.0, 0.0), waves(12, 16, 0.8, 0.1)
 for name, (a, b) in [("full rank", full), ("lifted", lifted), ("fewer images than features", small)]:
     print(f"{name}: FID {fid(a, b)!r}, KID {kid(a, b)!r}")
+near = waves(40, 6, 0.0, 0.0), waves(40, 6, 0.02, 0.0)
+for name, (a, b) in [("near", near), ("lifted", lifted)]:
+    print(f"{name}: KID of pairs {float(kid_of_pairs(a, b))!r}, of strangers {float(kid(a, b))!r}")
 logits = (np.float32(3) * waves(40, 6, 0.0, 0.0).astype(np.float32)).astype(np.float64)
 print("inception score, whole:", inception(logits, 1)[0], "in three parts:", *inception(logits, 3))
 

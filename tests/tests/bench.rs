@@ -73,6 +73,16 @@ fn models_stand_side_by_side() {
     // PNG files have 8 bits.
     let (a, b) = (frechet(&found.entries[0]), frechet(w3));
     assert!((a - b).abs() < 0.02 * b, "{a} {b}");
+    // Images of the same prompts and noise are pairs, with or without latents; those of other noise are not.
+    let paired = |r: &BenchReport| r.entries.last().unwrap().distances.as_ref().unwrap().kernel.paired;
+    assert!(paired(&report(&out)) && paired(&found));
+    fs::remove_file(fp.join("latents.npz")).unwrap();
+    for (seed, expected) in [("0", true), ("9", false)] {
+        succeed(HOST, &[&flags[..], &at, &PROMPTS, &reference, &["--seed", seed]].concat());
+        let found = report(&again);
+        assert_eq!(paired(&found), expected, "seed {seed}");
+        assert!(found.entries[0].paired.is_none());
+    }
 
     for (flag, value, reason) in [
         ("--steps", "5", "was made with steps 6, these images with 5"),

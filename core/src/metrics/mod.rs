@@ -19,7 +19,7 @@ pub use difference::{decibels, mse, psnr, relative_l2, relative_l2_arrays};
 pub use features::Features;
 pub use frechet::frechet_distance;
 pub use inception_score::{InceptionScore, inception_score};
-pub use kernel_distance::{KernelDistance, kernel_distance};
+pub use kernel_distance::{KernelDistance, kernel_distance, paired_kernel_distance};
 pub use levels::{LevelDifference, level_difference};
 pub use rank::spearman;
 pub use ssim::ssim;

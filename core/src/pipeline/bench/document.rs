@@ -45,7 +45,7 @@ pub struct Memory {
 pub struct SetDistances {
     /// Fréchet distance of the features (FID, if they are Inception's).
     pub frechet: f64,
-    /// Kernel distance of the features (KID, if they are Inception's).
+    /// Kernel distance of the features (KID, if they are Inception's), of pairs where the images are.
     pub kernel: KernelDistance,
     /// Images of the reference.
     pub reference_images: usize,

@@ -23,7 +23,9 @@ use crate::artifacts::{Document, write_json, write_npz};
 use crate::evaluator::{FeatureExtractor, PixelRange, Sight};
 use crate::image::Image;
 use crate::manifest::GenerateSettings;
-use crate::metrics::{Features, InceptionScore, frechet_distance, inception_score, kernel_distance};
+use crate::metrics::{
+    Features, InceptionScore, frechet_distance, inception_score, kernel_distance, paired_kernel_distance,
+};
 use crate::{Identity, Result};
 
 /// Settings of [`bench()`].
@@ -52,8 +54,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
     let subjects = subjects(session, settings);
     let mut reference = Reference::default();
     if let (Some(folder), false) = (&settings.reference, settings.skip_metrics) {
-        let (images, twins) = reference::read(session, &job, folder)?;
-        reference = Reference { images, twins, name: Some(folder.display().to_string()) };
+        let reference::Read { images, paired, twins } = reference::read(session, &job, folder)?;
+        reference = Reference { images, paired, twins, name: Some(folder.display().to_string()) };
     }
     let extractor = match &settings.features {
         Some((path, range)) if !settings.skip_metrics => Some(FeatureExtractor::open(path, *range)?),
@@ -78,8 +80,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
             let found = features(&sights)?;
             entry.prompt_accuracy = judged.as_deref().map(accuracy);
             entry.inception_score = score(&sights)?;
-            if let (Some(found), Some(reference)) = (&found, &seen) {
-                entry.distances = Some(distances(found, reference)?);
+            if let (Some(found), Some(features)) = (&found, &seen) {
+                entry.distances = Some(distances(found, features, reference.paired)?);
             }
             if let Some(twins) = &reference.twins {
                 entry.paired = Some(compare(variant, &job.prompts, twins, &generated, judged.as_deref())?);
@@ -88,6 +90,7 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
                 // Full precision: what all others are measured against.
                 seen = found;
                 reference.name = Some(entry.name.clone());
+                reference.paired = true;
                 reference.twins = Some(generated);
             }
         }
@@ -117,6 +120,8 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
 #[derive(Default)]
 struct Reference {
     images: Vec<Image>,
+    /// Whether each image has the prompt and the noise of the job's at its place.
+    paired: bool,
     twins: Option<Generated>,
     name: Option<String>,
 }
@@ -236,10 +241,12 @@ fn score(sights: &[Sight]) -> Result<Option<InceptionScore>> {
     (logits.len() == sights.len() && !logits.is_empty()).then(|| inception_score(&logits)).transpose()
 }
 
-fn distances(found: &Features, reference: &Features) -> Result<SetDistances> {
+/// `paired`: whether each image has the prompt and the noise of the reference's at its place.
+fn distances(found: &Features, reference: &Features, paired: bool) -> Result<SetDistances> {
+    let kernel = if paired { paired_kernel_distance } else { kernel_distance };
     Ok(SetDistances {
         frechet: frechet_distance(found, reference)?,
-        kernel: kernel_distance(found, reference)?,
+        kernel: kernel(found, reference)?,
         reference_images: reference.images(),
     })
 }

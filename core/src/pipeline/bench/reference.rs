@@ -10,32 +10,40 @@ use crate::pipeline::generation::Job;
 use crate::pipeline::scores::Generated;
 use crate::{Error, Result};
 
-/// Reads every PNG file of a folder, in the order of their names, after checking that they were made as `job` says.
-/// The latents come along, for comparing image by image, if the folder has them and its images have the job's prompts and
-/// noise.
+/// A folder's images.
+pub(super) struct Read {
+    /// In the order of their names.
+    pub(super) images: Vec<Image>,
+    /// Whether they have the job's prompts and noise, in its order.
+    pub(super) paired: bool,
+    /// With their latents, for comparing image by image, if they are pairs and the folder has latents.
+    pub(super) twins: Option<Generated>,
+}
+
+/// Reads every PNG file of a folder, after checking that they were made as `job` says.
 ///
 /// # Errors
 /// [`Error::Settings`] if the folder has no PNG file, or one says that it was made with other steps, guidance or sampler.
-pub(super) fn read(session: &Session, job: &Job, folder: &Path) -> Result<(Vec<Image>, Option<Generated>)> {
+pub(super) fn read(session: &Session, job: &Job, folder: &Path) -> Result<Read> {
     let files = files(folder)?;
     if files.len() < 2 {
         let reason = format!("`{}` has {} PNG files, expected at least 2", folder.display(), files.len());
         return Err(Error::settings("reference", reason));
     }
-    let (mut images, mut twins) = (Vec::new(), files.len() == job.prompts.len());
+    let (mut images, mut paired) = (Vec::new(), files.len() == job.prompts.len());
     for (index, file) in files.iter().enumerate() {
         let (image, texts) = Image::read_png(file)?;
         check(session, job, file, &texts)?;
-        twins &= index < job.prompts.len() && twin(session, job, index, &texts);
+        paired &= index < job.prompts.len() && twin(session, job, index, &texts);
         images.push(image);
     }
     let latents = folder.join("latents.npz");
-    if !(twins && latents.is_file()) {
+    if !(paired && latents.is_file()) {
         tracing::warn!(
-            "the images of `{}` have other prompts or seeds, or no latents.npz: compared as a set only",
+            "the images of `{}` have other prompts or seeds, or no latents.npz: not compared one by one",
             folder.display()
         );
-        return Ok((images, None));
+        return Ok(Read { images, paired, twins: None });
     }
     let latents = Npz::open(&latents)?.array("latents")?;
     if latents.shape() != job.noise.shape() {
@@ -43,7 +51,7 @@ pub(super) fn read(session: &Session, job: &Job, folder: &Path) -> Result<(Vec<I
         return Err(Error::malformed("final latents", folder.join("latents.npz"), reason));
     }
     let generated = Generated { latents, images: images.clone(), batches: Vec::new() };
-    Ok((images, Some(generated)))
+    Ok(Read { images, paired, twins: Some(generated) })
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
