@@ -36,7 +36,7 @@ pub use decide::{
     LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
     VariableLayer, check_plan, decide, policy_request,
 };
-pub use export::{ExportFormat, Exported, export};
+pub use export::{ExportFormat, ExportSettings, Exported, FloatType, PackedLayer, PackedWeights, export};
 pub use generate::generate;
 pub use guidance::Guidance;
 pub use observe::{Description, MakeObservers, ObserverTap, observe};
