@@ -11,6 +11,7 @@ mod generate;
 mod generation;
 mod gradient;
 mod guidance;
+mod import;
 mod importance;
 mod meter;
 mod observe;
@@ -39,6 +40,7 @@ pub use decide::{
 pub use export::{ExportFormat, ExportSettings, Exported, FloatType, PackedLayer, PackedWeights, export};
 pub use generate::generate;
 pub use guidance::Guidance;
+pub use import::{ImportSettings, import};
 pub use observe::{Description, MakeObservers, ObserverTap, observe};
 pub use picture::{Picture, picture};
 pub use profile::{ProfileSummary, profile, profile_summary};

@@ -100,7 +100,8 @@ pub(super) fn end_to_end(
         let mut at = 0;
         for ((block, _), length) in rounded_blocks.iter().zip(lengths) {
             let part = at..at + length;
-            write_block(&run.tuned_weights(&block.id), &jobs[part.clone()], &layers[part])?;
+            let ids = jobs[part.clone()].iter().map(|j| &j.spec.id);
+            write_block(&run.tuned_weights(&block.id), ids.zip(&layers[part]))?;
             at += length;
         }
         let (seconds, peak_memory_bytes) = meter.stop();

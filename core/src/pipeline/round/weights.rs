@@ -5,14 +5,17 @@ use std::path::Path;
 use super::BlockMetrics;
 use crate::artifacts::{Npz, RunFolder, write_npz};
 use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
-use crate::{BlockSpec, Error, LayerId, LayerJob, LearnedInput, Result, RoundedLayer};
+use crate::{BlockSpec, Error, LayerId, LearnedInput, Result, RoundedLayer};
 
 /// Writes a block's layers.
-pub(super) fn write_block(path: &Path, layers: &[LayerJob], rounded: &[RoundedLayer]) -> Result<()> {
+pub(in crate::pipeline) fn write_block<'a>(
+    path: &Path,
+    layers: impl IntoIterator<Item = (&'a LayerId, &'a RoundedLayer)>,
+) -> Result<()> {
     write_npz(path, |npz| {
-        for (layer, rounded) in layers.iter().zip(rounded) {
+        for (id, rounded) in layers {
             let layout = rounded.grid.layout(rounded.shape)?;
-            let name = |field: &str| format!("{}__{field}", layer.spec.id.array_prefix());
+            let name = |field: &str| format!("{}__{field}", id.array_prefix());
             let groups = [layout.groups / layout.groups_per_row, layout.groups_per_row];
             npz.add(&name("weight_int"), &rounded.shape, &rounded.weight_int)?;
             npz.add(&name("scale"), &groups, &rounded.scale)?;
