@@ -1,10 +1,11 @@
-//! A transformer's files as they are, for exports that change the weights of some layers and keep the rest.
+//! A model's files as they are, for exports that change the weights of some layers and keep the rest.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
+use serde_json::{Map, Value};
 
 use crate::{Error, LayerId, Result};
 
@@ -52,6 +53,17 @@ impl StoredTensor {
             other => Err(unsupported(other)),
         }
     }
+
+    /// The same numbers in another type.
+    ///
+    /// # Errors
+    /// As [`Self::floats`] and [`Self::of_floats`].
+    pub fn to_dtype(&self, dtype: Dtype) -> Result<Self> {
+        if self.dtype == dtype {
+            return Ok(self.clone());
+        }
+        Self::of_floats(&self.floats()?, &self.shape, dtype)
+    }
 }
 
 fn unsupported(dtype: Dtype) -> Error {
@@ -60,19 +72,41 @@ fn unsupported(dtype: Dtype) -> Error {
     }
 }
 
-/// A model's files in diffusers' arrangement, those of the transformer read.
+/// A transformer's weights as its files hold them, under diffusers' names whatever the files' layout is.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// The folder with all components.
-    pub folder: PathBuf,
-    /// Name of the transformer's folder in it.
+    /// Name of the transformer's folder in diffusers' layout.
     pub component: &'static str,
-    /// The transformer's tensors by name.
+    /// diffusers' `config.json` of the transformer.
+    pub config: Map<String, Value>,
+    /// The tensors.
     pub tensors: BTreeMap<String, StoredTensor>,
     /// The module of each quantizable layer: its tensors are `{module}.weight` and `{module}.bias`.
     pub modules: BTreeMap<LayerId, String>,
     /// The tensors of the original layout, by names without a prefix, and what they are made of.
     pub original: BTreeMap<String, Original>,
+    /// What their names begin with in a file that holds the whole model.
+    pub prefix: &'static str,
+}
+
+impl Checkpoint {
+    /// A tensor by name.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if there is none.
+    pub fn tensor(&self, name: &str) -> Result<&StoredTensor> {
+        self.tensors.get(name).ok_or_else(|| missing(name))
+    }
+
+    /// The module of a quantizable layer.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the files do not name it.
+    pub fn module(&self, layer: &LayerId) -> Result<&str> {
+        let unnamed =
+            || Error::Unsupported { what: format!("layer {layer}: the model's files do not name it") };
+        self.modules.get(layer).map(String::as_str).ok_or_else(unnamed)
+    }
 }
 
 /// How a tensor of a model's original layout is made of diffusers' tensors, which are named.
@@ -84,6 +118,92 @@ pub enum Original {
     Stacked(Vec<String>),
     /// Its two halves of rows, exchanged.
     Swapped(String),
+    /// The same with `[1, 1]` at the end of its shape: a linear layer as a 1×1 convolution.
+    Pointwise(String),
+}
+
+impl Original {
+    /// The tensors that it is made of.
+    pub fn parts(&self) -> &[String] {
+        match self {
+            Self::Whole(part) | Self::Swapped(part) | Self::Pointwise(part) => std::slice::from_ref(part),
+            Self::Stacked(parts) => parts,
+        }
+    }
+
+    /// The original's tensor, byte for byte of its parts.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if a part is not there, or parts to be stacked are not of one type.
+    pub fn assemble(&self, tensors: &BTreeMap<String, StoredTensor>) -> Result<StoredTensor> {
+        let of = |name: &String| tensors.get(name).ok_or_else(|| missing(name));
+        match self {
+            Self::Whole(part) => of(part).cloned(),
+            Self::Swapped(part) => {
+                let mut tensor = of(part)?.clone();
+                let half = tensor.bytes.len() / 2;
+                tensor.bytes.rotate_left(half);
+                Ok(tensor)
+            }
+            Self::Pointwise(part) => {
+                let mut tensor = of(part)?.clone();
+                tensor.shape.extend([1, 1]);
+                Ok(tensor)
+            }
+            Self::Stacked(parts) => {
+                let (first, rest) = parts.split_first().ok_or_else(|| missing(""))?;
+                let mut tensor = of(first)?.clone();
+                for part in rest {
+                    let next = of(part)?;
+                    if next.dtype != tensor.dtype {
+                        let (a, b) = (tensor.dtype, next.dtype);
+                        let what = format!(
+                            "`{first}` is {a:?} and `{part}` {b:?}, which the original layout stacks"
+                        );
+                        return Err(Error::Unsupported { what });
+                    }
+                    tensor.bytes.extend(&next.bytes);
+                    if let (Some(rows), Some(more)) = (tensor.shape.first_mut(), next.shape.first()) {
+                        *rows += more;
+                    }
+                }
+                Ok(tensor)
+            }
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Unsupported { what: format!("the model's files have no tensor `{name}`") }
+}
+
+/// How the files of a model are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrangement {
+    /// diffusers': a folder for each component.
+    Folder,
+    /// The original: one file with all weights, and configurations and tokenizers in folders of diffusers' names beside it.
+    SingleFile,
+}
+
+/// What belongs to a model beside its transformer's weights.
+#[derive(Debug, Clone, Default)]
+pub struct Companions {
+    /// Tensors that lie in one file with the transformer's; none in [`Arrangement::Folder`].
+    pub tensors: BTreeMap<String, StoredTensor>,
+    /// Files, by their path below the model's folder.
+    pub files: BTreeMap<PathBuf, Companion>,
+}
+
+/// A file that belongs to a model.
+#[derive(Debug, Clone)]
+pub enum Companion {
+    /// The same as this one.
+    Copy(PathBuf),
+    /// A JSON document.
+    Json(Map<String, Value>),
+    /// A safetensors file.
+    Tensors(BTreeMap<String, StoredTensor>),
 }
 
 #[cfg(test)]
@@ -102,5 +222,32 @@ mod tests {
         assert!(StoredTensor::of_floats(&[65536.0], &[1], Dtype::F16).is_err());
         assert!(StoredTensor::of_floats(&[f32::NAN], &[1], Dtype::F32).is_err());
         assert!(StoredTensor::of_floats(&[1.0], &[1], Dtype::I8).is_err());
+    }
+
+    #[test]
+    fn originals_are_put_together_of_their_parts() {
+        let tensor =
+            |values: &[f32], shape: &[usize]| StoredTensor::of_floats(values, shape, Dtype::F16).unwrap();
+        let mut tensors: BTreeMap<String, StoredTensor> = [
+            ("q".to_owned(), tensor(&[1.0, 2.0], &[1, 2])),
+            ("k".to_owned(), tensor(&[3.0, 4.0, 5.0, 6.0], &[2, 2])),
+        ]
+        .into();
+        let made = |original: &Original, tensors: &BTreeMap<String, StoredTensor>| {
+            original.assemble(tensors).map(|t| (t.shape.clone(), t.floats().unwrap()))
+        };
+        let stacked = Original::Stacked(vec!["q".into(), "k".into()]);
+        let expected = (vec![3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(made(&stacked, &tensors).unwrap(), expected);
+        let swapped = Original::Swapped("k".into());
+        assert_eq!(made(&swapped, &tensors).unwrap(), (vec![2, 2], vec![5.0, 6.0, 3.0, 4.0]));
+        let pointwise = Original::Pointwise("q".into());
+        assert_eq!(made(&pointwise, &tensors).unwrap(), (vec![1, 2, 1, 1], vec![1.0, 2.0]));
+        let error = made(&Original::Whole("v".into()), &tensors).unwrap_err().to_string();
+        assert!(error.contains("no tensor `v`"), "{error}");
+        let wide = tensors["k"].to_dtype(Dtype::F32).unwrap();
+        assert_eq!(wide.floats().unwrap(), tensors["k"].floats().unwrap());
+        tensors.insert("k".into(), wide);
+        assert!(stacked.assemble(&tensors).unwrap_err().to_string().contains("F32"));
     }
 }

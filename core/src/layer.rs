@@ -53,6 +53,13 @@ impl ModelSpec {
         self.blocks.iter().flat_map(|b| &b.layers)
     }
 
+    /// Ids and shapes `[out_features, in_features]` of all weights that may be integers: those of [`Self::layers`], then of
+    /// [`Self::weight_only`].
+    pub fn weights(&self) -> impl Iterator<Item = (&LayerId, [usize; 2])> {
+        let layers = self.layers().map(|l| (&l.id, [l.out_features, l.in_features]));
+        layers.chain(self.weight_only.iter().map(|l| (&l.id, [l.out_features, l.in_features])))
+    }
+
     /// The layer of this id.
     pub fn layer(&self, id: &LayerId) -> Option<&LayerSpec> {
         self.layers().find(|l| &l.id == id)

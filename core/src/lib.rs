@@ -39,7 +39,7 @@ pub mod stats;
 mod tap;
 pub mod wasm;
 
-pub use checkpoint::{Checkpoint, Original, StoredTensor};
+pub use checkpoint::{Arrangement, Checkpoint, Companion, Companions, Original, StoredTensor};
 pub use choose_layers::choose_layers;
 pub use context::{Cancel, Context, Progress, Quiet};
 pub use error::{Error, Result, WeightIssue};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mlx_rs::{Array, ops};
 
 use crate::rows::take_rows;
-use crate::{Checkpoint, Error, LayerId, ModelSpec, Result, Tap};
+use crate::{Arrangement, Checkpoint, Companions, Error, LayerId, ModelSpec, Result, Tap};
 
 /// Prompts, encoded.
 #[derive(Debug, Clone)]
@@ -166,11 +166,19 @@ pub trait Model {
     /// Replaces the weight of a quantizable layer by one of the same shape.
     fn set_weight(&mut self, layer: &LayerId, weight: Array) -> Result<()>;
 
-    /// The transformer's files as diffusers arranges them, for exports; read anew.
+    /// The transformer's weights under diffusers' names, for exports; read anew.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless the model's files are of that arrangement.
+    /// [`Error::Unsupported`] if the model has none.
     fn checkpoint(&self) -> Result<Checkpoint> {
         Err(Error::Unsupported { what: format!("export of the model `{}`", self.spec().name) })
+    }
+
+    /// What else belongs to the model in such an arrangement, for exports of all of it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if something is missing that the arrangement needs.
+    fn companions(&self, _arrangement: Arrangement) -> Result<Companions> {
+        Err(Error::Unsupported { what: format!("export of the whole model `{}`", self.spec().name) })
     }
 }

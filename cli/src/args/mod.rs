@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod generate;
 mod images;
+mod import;
 mod observe;
 mod parse;
 mod plot;
@@ -33,6 +34,7 @@ pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::ExportArgs;
 pub(crate) use generate::GenerateArgs;
 pub(crate) use images::ImageArgs;
+pub(crate) use import::ImportArgs;
 pub(crate) use observe::ObserveArgs;
 pub(crate) use plot::PlotArgs;
 pub(crate) use plugins::{Language, PluginsArgs, PluginsCommand, ProjectKind};
@@ -116,6 +118,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     Bench(BenchArgs),
     Export(ExportArgs),
+    Import(ImportArgs),
     Plot(PlotArgs),
     Report(ReportArgs),
     Plugins(PluginsArgs),

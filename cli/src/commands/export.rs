@@ -12,7 +12,7 @@ use crate::output::{bytes, print};
 pub(crate) fn export(host: Host, args: &ExportArgs) -> Result<(), Failure> {
     needs_run(&args.session, "export", "rounded weights")?;
     let (session, _nowhere) = reading(host, &args.session)?;
-    let exported = pipeline::export(&session, args.format(), &args.out)?;
+    let exported = pipeline::export(&session, &args.settings(), &args.out)?;
     let layers = |count: usize, what: &str| match count {
         0 => String::new(),
         1 => format!(", 1 layer {what}"),

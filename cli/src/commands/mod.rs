@@ -5,6 +5,7 @@ mod completions;
 mod differences;
 mod doctor;
 mod export;
+mod import;
 mod plot;
 mod plugins;
 mod policy;
@@ -51,6 +52,7 @@ pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
         Command::Generate(args) => stages::generate(host, &args),
         Command::Bench(args) => bench::bench(host, &args),
         Command::Export(args) => export::export(host, &args),
+        Command::Import(args) => import::import(host, &args),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
         Command::Plugins(args) => plugins::plugins(&host.registry, &args),

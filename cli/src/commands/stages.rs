@@ -172,7 +172,8 @@ pub(super) fn needs_run(args: &SessionArgs, stage: &'static str, needs: &str) ->
     Err(Error::StageMissing { stage, needs: needs.to_owned(), run: args.run.clone(), first: "calibrate" })
 }
 
-fn stage(
+/// Runs a stage in the run folder and tells what it did.
+pub(super) fn stage(
     host: Host,
     args: &SessionArgs,
     work: impl FnOnce(&Session) -> Result<Outcome>,
@@ -209,7 +210,7 @@ fn context(host: &Host, seed: u64) -> Result<Context> {
 }
 
 /// Does the work; if it is refused before there is a result, takes a new run folder away again.
-fn no_traces(root: &Path, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn no_traces(root: &Path, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     const OURS: [&str; 2] = [LOCK_FILE, "session.json"];
     let existed = root.exists();
     let result = work();

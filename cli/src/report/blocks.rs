@@ -32,16 +32,18 @@ pub(super) struct Rounding {
 
 impl Rounding {
     pub(super) fn of(config: &WeightsConfig) -> Self {
-        let row =
-            |name: String, before: f32, after: f32, cost: Option<&taq_core::pipeline::BlockCost>| BlockRow {
+        let row = |name: String, losses: Option<(f32, f32)>, cost: Option<&taq_core::pipeline::BlockCost>| {
+            let figure = |of: &dyn Fn(f32, f32) -> String| losses.map(|(a, b)| of(a, b)).unwrap_or_default();
+            BlockRow {
                 name,
-                before: text(before.into()),
-                after: text(after.into()),
-                change: change(before.into(), after.into()),
-                worse: after > before,
+                before: figure(&|before, _| text(before.into())),
+                after: figure(&|_, after| text(after.into())),
+                change: figure(&|before, after| change(before.into(), after.into())),
+                worse: losses.is_some_and(|(before, after)| after > before),
                 time: cost.map(|c| seconds(c.seconds)).unwrap_or_default(),
                 memory: cost.map(|c| bytes(c.peak_memory_bytes as u64)).unwrap_or_default(),
-            };
+            }
+        };
         let blocks = config.block_metrics.iter();
         Self {
             rounder: rounder(&config.rounder),
@@ -51,13 +53,12 @@ impl Rounding {
             rows: blocks
                 .map(|b| {
                     let cost = config.costs.get(&b.block_name);
-                    row(b.block_name.to_string(), b.nearest_loss, b.final_loss, cost)
+                    row(b.block_name.to_string(), b.nearest_loss.zip(b.final_loss), cost)
                 })
                 .collect(),
-            end_to_end: config
-                .end_to_end
-                .as_ref()
-                .map(|e| row("all blocks together".into(), e.before_loss, e.final_loss, Some(&e.cost))),
+            end_to_end: config.end_to_end.as_ref().map(|e| {
+                row("all blocks together".into(), Some((e.before_loss, e.final_loss)), Some(&e.cost))
+            }),
         }
     }
 }

@@ -25,9 +25,9 @@ pub(super) struct Integers {
 #[derive(Debug, Serialize)]
 pub(super) struct Block {
     name: String,
-    /// Mean squared error on held-out rows.
-    nearest: f64,
-    chosen: f64,
+    /// Mean squared error on held-out rows; none of imported weights.
+    nearest: Option<f64>,
+    chosen: Option<f64>,
     /// Every [`LOSS_STRIDE`] iterations.
     losses: Vec<f64>,
 }
@@ -97,8 +97,8 @@ impl RunData {
         for (index, block) in sources.weights().into_iter().flat_map(|w| &w.block_metrics).enumerate() {
             data.blocks.push(Block {
                 name: block.block_name.to_string(),
-                nearest: short(block.nearest_loss.into()),
-                chosen: short(block.final_loss.into()),
+                nearest: block.nearest_loss.map(|loss| short(loss.into())),
+                chosen: block.final_loss.map(|loss| short(loss.into())),
                 losses: block.loss_history_stride100.iter().map(|&l| short(l.into())).collect(),
             });
             for found in integers::of_block(&sources.run, block)? {

@@ -30,8 +30,8 @@ mod tests {
         let mut block = BlockMetrics {
             block_name: "mm0".into(),
             layers: Default::default(),
-            nearest_loss: 1.0,
-            final_loss: 0.5,
+            nearest_loss: Some(1.0),
+            final_loss: Some(0.5),
             loss_history_stride100: vec![0.5, 0.25, 0.125],
         };
         assert_eq!(curve(&block).unwrap(), [(0.0, 0.5), (100.0, 0.25), (200.0, 0.125)]);

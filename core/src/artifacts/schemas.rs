@@ -8,8 +8,8 @@ use super::stage::StageRecord;
 use crate::evaluator::Labels;
 use crate::manifest::Pipeline;
 use crate::pipeline::{
-    BenchReport, BlockCost, BlockMetrics, CacheMetadata, Outcome, Report, RunManifest, Sensitivities,
-    TemporalAnalysis, WeightsConfig,
+    BenchReport, BlockCost, BlockMetrics, CacheMetadata, Outcome, PackedWeights, Report, RunManifest,
+    Sensitivities, TemporalAnalysis, WeightsConfig,
 };
 use crate::plan::QuantConfig;
 use crate::stats::{StatisticsIndex, StepIndex};
@@ -24,6 +24,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("evaluator_labels", schema_for!(Labels)),
         ("layer_statistics", schema_for!(StatisticsIndex)),
         ("layer_temporal_analysis", schema_for!(TemporalAnalysis)),
+        ("packed_weights", schema_for!(PackedWeights)),
         ("pipeline", schema_for!(Pipeline)),
         ("policy_error", schema_for!(PolicyError)),
         ("policy_info", schema_for!(PolicyInfo)),

@@ -12,6 +12,7 @@ mod generate;
 mod generation;
 mod gradient;
 mod guidance;
+mod import;
 mod importance;
 mod integers;
 mod meter;
@@ -38,9 +39,10 @@ pub use decide::{
     LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
     VariableLayer, check_plan, decide, policy_request,
 };
-pub use export::{ExportFormat, Exported, export};
+pub use export::{ExportFormat, ExportSettings, Exported, FloatType, PackedLayer, PackedWeights, export};
 pub use generate::generate;
 pub use guidance::Guidance;
+pub use import::{ImportSettings, import};
 pub use integers::IntegerTap;
 pub use observe::{Description, MakeObservers, ObserverTap, observe};
 pub use picture::{Picture, picture};

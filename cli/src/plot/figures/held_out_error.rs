@@ -15,7 +15,9 @@ pub(super) fn sheets(sources: &Sources, _: &Choice) -> Result<Vec<Sheet>> {
     let blocks: Vec<(String, f64, f64)> = config
         .block_metrics
         .iter()
-        .map(|b| (b.block_name.to_string(), f64::from(b.nearest_loss), f64::from(b.final_loss)))
+        .filter_map(|b| {
+            Some((b.block_name.to_string(), f64::from(b.nearest_loss?), f64::from(b.final_loss?)))
+        })
         .collect();
     if blocks.is_empty() {
         return Ok(Vec::new());

@@ -175,7 +175,7 @@ function layerPanel(panel, run, opened) {
 
   function rounding() {
     const block = run.blocks[run.block_of[layer]];
-    if (!block) return;
+    if (!block || block.chosen === null) return;
     const change = block.nearest > 0 ? " (" + (block.chosen <= block.nearest ? "−" : "+") + Math.abs(Math.round(100 * (block.chosen / block.nearest - 1))) + " %)" : "";
     const about = "Held-out error of " + block.name + ": " + short(block.nearest) + " rounded to nearest, " + short(block.chosen) + " as chosen" + change + ".";
     if (block.losses.length < 2) { plots.append(element("p", { className: "about" }, about)); return; }

@@ -20,7 +20,7 @@ function heldOutChart(run) {
   const every = Math.ceil(run.blocks.length / 12);
   return {
     data: [run.blocks.map((_, i) => i), nearest, chosen],
-    scales: { x: { time: false, range: [-0.6, run.blocks.length - 0.4] }, y: charts.logScale([...nearest, ...chosen]) },
+    scales: { x: { time: false, range: [-0.6, run.blocks.length - 0.4] }, y: charts.logScale([...nearest, ...chosen].filter((v) => v !== null)) },
     axes: [
       charts.axis("block", { size: 30, grid: { show: false }, splits: () => run.blocks.map((_, i) => i).filter((i) => i % every === 0), values: (_, at) => at.map((i) => run.blocks[i].name) }),
       charts.log("mean squared error"),
@@ -68,7 +68,8 @@ JSON.parse(document.getElementById("data").textContent).forEach((run, index) => 
   }
   if (panel) panel.start();
   const heldOut = article.querySelector('[data-kind="held-out"]');
-  if (heldOut) {
+  if (heldOut && run.blocks.every((b) => b.chosen === null)) heldOut.remove();
+  else if (heldOut) {
     heldOut.append(charts.keys([["rounded to nearest", "orange"], ["as chosen", "blue"]]));
     charts.chart(heldOut, 220, () => heldOutChart(run));
   }

@@ -12,7 +12,7 @@ use crate::pipeline::generate::quantized_model;
 use crate::pipeline::quantized::ActivationPlan;
 use crate::pipeline::round::{WeightsConfig, effective_plan, load_plan};
 use crate::quant::{BITS, Clipping, Grid, nearest, packed_len};
-use crate::{LayerId, ModelSpec, Result};
+use crate::{LayerId, Result};
 
 /// A model to bench.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,16 +135,10 @@ fn widened(session: &Session, weights: u8, activations: u8, dynamic: bool) -> Re
     })
 }
 
-/// Ids and shapes of all linear layers, those whose input is not quantized among them.
-fn shapes(spec: &ModelSpec) -> impl Iterator<Item = (&LayerId, [usize; 2])> {
-    let layers = spec.layers().map(|l| (&l.id, [l.out_features, l.in_features]));
-    layers.chain(spec.weight_only.iter().map(|l| (&l.id, [l.out_features, l.in_features])))
-}
-
 /// Average bits of the weights (16 where a layer has no grid), and their bytes with step sizes and zero points in f32.
 fn sizes(session: &Session, grid: impl Fn(&LayerId) -> Result<Option<Grid>>) -> Result<(f64, u64)> {
     let (mut bits, mut bytes, mut all) = (0_u64, 0_u64, 0_u64);
-    for (id, shape) in shapes(session.model.spec()) {
+    for (id, shape) in session.model.spec().weights() {
         let weights: usize = shape.iter().product();
         all += weights as u64;
         match grid(id)? {
@@ -165,7 +159,7 @@ fn sizes(session: &Session, grid: impl Fn(&LayerId) -> Result<Option<Grid>>) -> 
 
 /// Bytes of full precision, 16 bits a weight.
 pub(super) fn full_bytes(session: &Session) -> u64 {
-    shapes(session.model.spec()).map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
+    session.model.spec().weights().map(|(_, shape)| 2 * shape.iter().product::<usize>() as u64).sum()
 }
 
 #[cfg(test)]

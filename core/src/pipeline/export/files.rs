@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::artifacts::atomic_write_bytes;
-use crate::{Checkpoint, Error, Result, StoredTensor};
+use crate::artifacts::{atomic_write_bytes, write_json};
+use crate::{Checkpoint, Companion, Companions, Error, Result, StoredTensor};
+
+/// What [`Error::Malformed`] calls the files.
+const KIND: &str = "safetensors file";
 
 /// What loaders look for: `pt` is what transformers and diffusers expect, `mlx` what MLX writes.
 pub(super) fn write_tensors(
@@ -15,7 +19,7 @@ pub(super) fn write_tensors(
     tensors: &BTreeMap<String, StoredTensor>,
     framework: &str,
 ) -> Result<()> {
-    let malformed = |e: safetensors::SafeTensorError| Error::malformed("safetensors file", path, e);
+    let malformed = |e: safetensors::SafeTensorError| Error::malformed(KIND, path, e);
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|(key, t)| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|view| (key.as_str(), view)))
@@ -26,34 +30,46 @@ pub(super) fn write_tensors(
     atomic_write_bytes(path, &bytes)
 }
 
-/// The whole model, the transformer's weights in one file in place of its own.
-pub(super) fn write_pipeline(checkpoint: &Checkpoint, out: &Path) -> Result<PathBuf> {
-    let transformer = checkpoint.folder.join(checkpoint.component);
-    let keep = |file: &Path| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
-        let replaced = weights && file.parent() == Some(&transformer);
-        !(replaced || name.starts_with('.'))
+/// All tensors of a file.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Malformed`] if it is no safetensors file.
+pub(in crate::pipeline) fn read_tensors(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::malformed(KIND, path, e))?;
+    let stored = |(key, view): (String, TensorView<'_>)| {
+        let (dtype, shape, bytes) = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        (key, StoredTensor { dtype, shape, bytes })
     };
-    copy(&checkpoint.folder, out, &keep)?;
+    Ok(file.tensors().into_iter().map(stored).collect())
+}
+
+/// The whole model in diffusers' layout.
+pub(super) fn write_pipeline(
+    checkpoint: &Checkpoint,
+    companions: &Companions,
+    out: &Path,
+) -> Result<PathBuf> {
+    write_companions(companions, out)?;
     let weights = out.join(checkpoint.component).join("diffusion_pytorch_model.safetensors");
     write_tensors(&weights, &checkpoint.tensors, "pt")?;
     Ok(weights)
 }
 
-fn copy(from: &Path, to: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<()> {
-    fs::create_dir_all(to).map_err(Error::io("create", to))?;
-    for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
-        let entry = entry.map_err(Error::io("read", from))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if !keep(&source) {
-            continue;
-        }
-        // Through links: a repository in Hugging Face's cache is made of them.
-        if source.is_dir() {
-            copy(&source, &target, keep)?;
-        } else {
-            fs::copy(&source, &target).map_err(Error::io("write", &target))?;
+/// The files around the transformer's.
+pub(super) fn write_companions(companions: &Companions, out: &Path) -> Result<()> {
+    for (path, companion) in &companions.files {
+        let target = out.join(path);
+        match companion {
+            Companion::Json(document) => write_json(&target, document)?,
+            Companion::Tensors(tensors) => write_tensors(&target, tensors, "pt")?,
+            Companion::Copy(source) => {
+                if let Some(folder) = target.parent() {
+                    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+                }
+                // Through links: a repository in Hugging Face's cache is made of them.
+                fs::copy(source, &target).map_err(Error::io("copy to", &target))?;
+            }
         }
     }
     Ok(())

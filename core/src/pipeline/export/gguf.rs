@@ -3,63 +3,93 @@
 //!
 //! ggml's blocks of 32 weights with a step size and a minimum, `w = d · q + m`, hold our grids as they are: up to 4 bits in
 //! `Q4_1`, 5 in `Q5_1`; d and m are rounded to 16 bits. 6 to 8 bits have no such block, and are rounded once more, to `Q8_0`. So
-//! are layers whose columns have multipliers. Matrices that were not rounded stay 16-bit, vectors become f32, as ggml's own
-//! tools have it.
+//! are layers whose columns have multipliers. Matrices that were not rounded become f16 unless another type is asked for, vectors
+//! f32, as ggml's own tools have it.
 //!
 //! ggml drops sides of length 1 in front, and with them the shape of `pos_embed` (ComfyUI-GGUF, issue 136): shapes of more than
 //! two sides are told in `comfy.gguf.orig_shape.NAME`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use half::f16;
 use safetensors::Dtype;
 
-use super::{module, multiplier, plain_weight};
+use super::{multiplier, plain_weight};
 use crate::artifacts::atomic_write_bytes;
 use crate::checkpoint::Original;
-use crate::{Checkpoint, Error, LayerId, Result, RoundedLayer, StoredTensor};
+use crate::{Checkpoint, LayerId, Result, RoundedLayer, StoredTensor};
 
 /// Where tensors begin, in bytes.
-const ALIGNMENT: usize = 32;
+pub(in crate::pipeline) const ALIGNMENT: usize = 32;
 /// Weights in a block.
-const BLOCK: usize = 32;
+pub(in crate::pipeline) const BLOCK: usize = 32;
 
 /// ggml's types that are written, with their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(in crate::pipeline) enum Kind {
     F32 = 0,
     F16 = 1,
     Q4_1 = 3,
     Q5_1 = 7,
     Q8_0 = 8,
+    Bf16 = 30,
 }
 
-struct Tensor {
-    name: String,
+impl Kind {
+    const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Q4_1, Self::Q5_1, Self::Q8_0, Self::Bf16];
+
+    /// The type of ggml's number.
+    pub(in crate::pipeline) fn of(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+
+    /// Numbers that lie together.
+    pub(in crate::pipeline) fn block_elements(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Q4_1 | Self::Q5_1 | Self::Q8_0 => BLOCK,
+        }
+    }
+
+    /// Bytes that they take.
+    pub(in crate::pipeline) fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Q4_1 => 4 + BLOCK / 2,
+            Self::Q5_1 => 8 + BLOCK / 2,
+            Self::Q8_0 => 2 + BLOCK,
+        }
+    }
+}
+
+/// A tensor of a file.
+pub(in crate::pipeline) struct Tensor {
+    pub(in crate::pipeline) name: String,
     /// Outermost first, as in safetensors.
-    shape: Vec<usize>,
-    kind: Kind,
-    bytes: Vec<u8>,
+    pub(in crate::pipeline) shape: Vec<usize>,
+    pub(in crate::pipeline) kind: Kind,
+    pub(in crate::pipeline) bytes: Vec<u8>,
 }
 
-/// Writes `model.gguf`. Returns its path, how many layers kept their integers, and the layers that did not.
+/// Writes `model.gguf`, matrices that were not rounded in `dtype`, by default f16. Returns its path, how many layers kept their
+/// integers, and the layers that did not.
 pub(super) fn write(
     checkpoint: &Checkpoint,
     layers: &[(LayerId, RoundedLayer)],
+    dtype: Option<Dtype>,
     out: &Path,
 ) -> Result<(PathBuf, usize, Vec<LayerId>)> {
+    let matrices = dtype.unwrap_or(Dtype::F16);
     let mut rounded: HashMap<String, (&LayerId, &RoundedLayer)> = HashMap::new();
     for (id, layer) in layers {
-        rounded.insert(format!("{}.weight", module(checkpoint, id)?), (id, layer));
+        rounded.insert(format!("{}.weight", checkpoint.module(id)?), (id, layer));
     }
     let (mut tensors, mut packed, mut again) = (Vec::new(), 0, Vec::new());
     for (name, original) in &checkpoint.original {
-        let parts: Vec<&str> = match original {
-            Original::Whole(part) | Original::Swapped(part) => vec![part.as_str()],
-            Original::Stacked(parts) => parts.iter().map(String::as_str).collect(),
-        };
-        let grids: Option<Vec<_>> = parts.iter().map(|part| rounded.get(*part).copied()).collect();
+        let parts = original.parts();
+        let grids: Option<Vec<_>> = parts.iter().map(|part| rounded.get(part).copied()).collect();
         let tensor = match grids.filter(|all| all.iter().all(|(_, l)| l.shape[1].is_multiple_of(BLOCK))) {
             Some(grids) => {
                 // What is stacked has one type: the widest that a part needs.
@@ -72,7 +102,7 @@ pub(super) fn write(
                 let rows = grids.iter().map(|(_, l)| l.shape[0]).sum();
                 Tensor { name: name.clone(), shape: vec![rows, grids[0].1.shape[1]], kind, bytes }
             }
-            None => plain(checkpoint, name, original, &parts, &rounded)?,
+            None => plain(checkpoint, name, original, matrices, &rounded)?,
         };
         tensors.push(tensor);
     }
@@ -82,7 +112,7 @@ pub(super) fn write(
 }
 
 /// The narrowest type that holds the layer's integers.
-fn kind(layer: &RoundedLayer) -> Kind {
+pub(in crate::pipeline) fn kind(layer: &RoundedLayer) -> Kind {
     let blocks =
         layer.grid.layout(layer.shape).is_ok_and(|l| l.group_len.min(layer.shape[1]).is_multiple_of(BLOCK));
     match layer.grid.bits {
@@ -93,7 +123,8 @@ fn kind(layer: &RoundedLayer) -> Kind {
     }
 }
 
-fn encode(layer: &RoundedLayer, kind: Kind) -> Vec<u8> {
+/// The layer in blocks.
+pub(in crate::pipeline) fn encode(layer: &RoundedLayer, kind: Kind) -> Vec<u8> {
     if kind == Kind::Q8_0 {
         return plain_weight(layer).chunks(BLOCK).flat_map(q8_0).collect();
     }
@@ -124,38 +155,37 @@ fn q8_0(block: &[f32]) -> Vec<u8> {
     f16::from_f32(scale).to_le_bytes().into_iter().chain(integers).collect()
 }
 
-/// A tensor that keeps floating-point numbers, put together from its parts.
-fn plain(
+/// A tensor that keeps floating-point numbers, put together from its parts; matrices in `matrices`, vectors in f32.
+pub(in crate::pipeline) fn plain(
     checkpoint: &Checkpoint,
     name: &str,
     original: &Original,
-    parts: &[&str],
+    matrices: Dtype,
     rounded: &HashMap<String, (&LayerId, &RoundedLayer)>,
 ) -> Result<Tensor> {
-    let (mut values, mut shape) = (Vec::new(), Vec::new());
-    for part in parts {
-        let missing =
-            || Error::Unsupported { what: format!("export: the model's files have no tensor `{part}`") };
-        let stored = checkpoint.tensors.get(*part).ok_or_else(missing)?;
-        match rounded.get(*part) {
-            Some((_, layer)) => values.extend(plain_weight(layer)),
-            None => values.extend(stored.floats()?),
-        }
-        match shape.first_mut() {
-            Some(rows) => *rows += stored.shape.first().copied().unwrap_or(1),
-            None => shape.clone_from(&stored.shape),
-        }
+    // In f32 first: of a layer that was rounded, the weights as they are, not as the model's files would hold them.
+    let mut parts = BTreeMap::new();
+    for part in original.parts() {
+        let stored = checkpoint.tensor(part)?;
+        let values = match rounded.get(part) {
+            Some((_, layer)) => plain_weight(layer),
+            None => stored.floats()?,
+        };
+        parts.insert(part.clone(), StoredTensor::of_floats(&values, &stored.shape, Dtype::F32)?);
     }
-    if matches!(original, Original::Swapped(_)) {
-        let half = values.len() / 2;
-        values.rotate_left(half);
-    }
-    let (kind, dtype) = if shape.len() < 2 { (Kind::F32, Dtype::F32) } else { (Kind::F16, Dtype::F16) };
-    let bytes = StoredTensor::of_floats(&values, &shape, dtype)?.bytes;
+    let whole = original.assemble(&parts)?;
+    let dtype = if whole.shape.len() < 2 { Dtype::F32 } else { matrices };
+    let kind = match dtype {
+        Dtype::F32 => Kind::F32,
+        Dtype::BF16 => Kind::Bf16,
+        _ => Kind::F16,
+    };
+    let StoredTensor { shape, bytes, .. } = whole.to_dtype(dtype)?;
     Ok(Tensor { name: name.to_owned(), shape, kind, bytes })
 }
 
-fn file(tensors: &[Tensor]) -> Vec<u8> {
+/// The whole file.
+pub(in crate::pipeline) fn file(tensors: &[Tensor]) -> Vec<u8> {
     let shapes: Vec<&Tensor> = tensors.iter().filter(|t| t.shape.len() > 2).collect();
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3_u32.to_le_bytes());
@@ -201,7 +231,8 @@ fn string(bytes: &mut Vec<u8>, text: &str) {
 
 /// What most of the file is: llama.cpp's number.
 fn file_type(tensors: &[Tensor]) -> u32 {
-    let most = [(Kind::Q4_1, 3), (Kind::Q5_1, 9), (Kind::Q8_0, 7), (Kind::F16, 1)];
+    let most =
+        [(Kind::F32, 0), (Kind::Bf16, 32), (Kind::Q4_1, 3), (Kind::Q5_1, 9), (Kind::Q8_0, 7), (Kind::F16, 1)];
     let count = |kind: Kind| tensors.iter().filter(|t| t.kind == kind).map(|t| t.bytes.len()).sum::<usize>();
     most.into_iter().max_by_key(|(kind, _)| count(*kind)).map_or(1, |(_, number)| number)
 }

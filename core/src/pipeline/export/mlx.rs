@@ -5,20 +5,19 @@
 //! `bias = −s (2^(bits − 1) + z)`, repeated for every group of a row. Nothing is rounded anew but step size and bias, to the
 //! type of the model's files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::files::write_tensors;
-use super::{module, multiplier, replace_weight, tensor};
-use crate::artifacts::{read_json, write_json};
+use super::{multiplier, replace_weight};
+use crate::artifacts::write_json;
 use crate::quant::pack;
 use crate::{Checkpoint, LayerId, Result, RoundedLayer, StoredTensor};
 
 /// Sizes of groups that MLX has kernels for, the cheapest first.
-const GROUPS: [usize; 3] = [128, 64, 32];
+pub(in crate::pipeline) const GROUPS: [usize; 3] = [128, 64, 32];
 
 /// Writes `model.safetensors` and `config.json`, whose `quantization` says what mlx-lm's does. Returns the weights' path, how
 /// many layers were packed, and the layers that could not be.
@@ -29,8 +28,8 @@ pub(super) fn write(
 ) -> Result<(PathBuf, usize, Vec<LayerId>)> {
     let (mut quantization, mut packed, mut whole) = (Map::new(), 0, Vec::new());
     for (id, layer) in layers {
-        let module = module(&checkpoint, id)?.to_owned();
-        let dtype = tensor(&mut checkpoint, &format!("{module}.weight"))?.dtype;
+        let module = checkpoint.module(id)?.to_owned();
+        let dtype = checkpoint.tensor(&format!("{module}.weight"))?.dtype;
         match affine(layer, dtype)? {
             Some(affine) => {
                 for (part, stored) in affine.tensors {
@@ -48,8 +47,7 @@ pub(super) fn write(
             }
         }
     }
-    let config = checkpoint.folder.join(checkpoint.component).join("config.json");
-    let mut config: BTreeMap<String, Value> = read_json(&config, "configuration of the transformer")?;
+    let mut config = checkpoint.config;
     config.insert("quantization".into(), Value::Object(quantization));
     let weights = out.join("model.safetensors");
     write_tensors(&weights, &checkpoint.tensors, "mlx")?;
@@ -57,15 +55,15 @@ pub(super) fn write(
     Ok((weights, packed, whole))
 }
 
-struct Affine {
-    group: usize,
-    bits: u8,
-    tensors: [(&'static str, StoredTensor); 3],
+pub(in crate::pipeline) struct Affine {
+    pub(in crate::pipeline) group: usize,
+    pub(in crate::pipeline) bits: u8,
+    pub(in crate::pipeline) tensors: [(&'static str, StoredTensor); 3],
 }
 
 /// `None` if MLX has no such grid: columns that are not a multiple of a group, groups of another size, or columns with
 /// multipliers, which lie on no common grid once they are divided by them.
-fn affine(layer: &RoundedLayer, dtype: Dtype) -> Result<Option<Affine>> {
+pub(in crate::pipeline) fn affine(layer: &RoundedLayer, dtype: Dtype) -> Result<Option<Affine>> {
     let [rows, columns] = layer.shape;
     // The weights that share a step size; those of a whole tensor share it by rows too.
     let shared = layer.grid.layout(layer.shape)?.group_len.min(columns);

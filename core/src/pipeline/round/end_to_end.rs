@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use mlx_rs::memory;
 
-use super::weights::{load_rounded, write_block};
+use super::weights::{load_rounded, write_layers};
 use super::{BlockCost, BlockMetrics, EndToEndMetrics, check, derived_seed, layer_jobs};
 use crate::artifacts::{read_json, write_json};
 use crate::manifest::RoundSettings;
@@ -100,7 +100,8 @@ pub(super) fn end_to_end(
         let mut at = 0;
         for ((block, _), length) in rounded_blocks.iter().zip(lengths) {
             let part = at..at + length;
-            write_block(&run.tuned_weights(&block.id), &jobs[part.clone()], &layers[part])?;
+            let ids = jobs[part.clone()].iter().map(|j| &j.spec.id);
+            write_layers(&run.tuned_weights(&block.id), ids.zip(&layers[part]))?;
             at += length;
         }
         let (seconds, peak_memory_bytes) = meter.stop();

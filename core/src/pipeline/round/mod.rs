@@ -38,8 +38,7 @@ use finite::Passed;
 use rows::Rows;
 use weight_only::round_weight_only;
 pub(super) use weight_only::visit_weight_only;
-use weights::{load_blocks, write_block};
-pub(super) use weights::{load_rounded, visit_rounded};
+pub(super) use weights::{load_blocks, load_rounded, visit_rounded, write_layers};
 
 /// How one block came out: an entry of `quantized_weights/config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,10 +49,13 @@ pub struct BlockMetrics {
     /// Exact ids of its quantized layers, with their grids; arrays carry the id with dots as underscores.
     pub layers: BTreeMap<LayerId, Grid>,
     /// Mean squared error of the block's outputs on held-out rows, every weight rounded to nearest on a grid of the same
-    /// bits that is clipped where the weight's squared error is smallest, the inputs on the plan's grids.
-    pub nearest_loss: f32,
+    /// bits that is clipped where the weight's squared error is smallest, the inputs on the plan's grids. Absent of imported
+    /// weights, that nobody judged here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub nearest_loss: Option<f32>,
     /// The same with what was chosen and learned.
-    pub final_loss: f32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_loss: Option<f32>,
     /// Training loss every 100 iterations.
     pub loss_history_stride100: Vec<f32>,
 }
@@ -372,18 +374,21 @@ fn round_block(
         Context { seed: derived_seed(session.cx.seed, job.block.id.as_str()), ..session.cx.clone() };
     let rounded = rounder.round(job, &context)?;
     check(settings, job.layers, &rounded.layers)?;
+    let nearest = job.reconstruction.held_out_loss(&nearest_layers(job)?)?;
+    let ours = job.reconstruction.held_out_loss(&job.quantized(&rounded.layers)?)?;
     let metrics = BlockMetrics {
         block_name: job.block.id.clone(),
         layers: job.layers.iter().zip(&rounded.layers).map(|(l, r)| (l.spec.id.clone(), r.grid)).collect(),
-        nearest_loss: job.reconstruction.held_out_loss(&nearest_layers(job)?)?,
-        final_loss: job.reconstruction.held_out_loss(&job.quantized(&rounded.layers)?)?,
+        nearest_loss: Some(nearest),
+        final_loss: Some(ours),
         loss_history_stride100: rounded.losses.clone(),
     };
     let (seconds, peak_memory_bytes) = meter.stop();
     let cost = BlockCost { seconds, peak_memory_bytes, peak_array_bytes: memory::peak_memory()? };
-    let (block, ours, nearest) = (&job.block.id, metrics.final_loss, metrics.nearest_loss);
+    let block = &job.block.id;
     tracing::info!("{block}: held-out error {ours:.3e}, nearest {nearest:.3e}, {seconds:.1} s");
-    write_block(&session.run.block_weights(block), job.layers, &rounded.layers)?;
+    let ids = job.layers.iter().map(|l| &l.spec.id);
+    write_layers(&session.run.block_weights(block), ids.zip(&rounded.layers))?;
     write_json(&session.run.block_cost(block), &cost)?;
     write_json(&record, &metrics)?;
     progress.end();

@@ -7,17 +7,12 @@ use super::BlockMetrics;
 use crate::artifacts::{Npz, RunFolder, write_npz};
 use crate::pipeline::quantized::{ActivationPlan, QuantizedLayers};
 use crate::quant::Grid;
-use crate::{BlockSpec, Error, LayerId, LayerJob, LearnedInput, Result, RoundedLayer};
+use crate::{BlockSpec, Error, LayerId, LearnedInput, Result, RoundedLayer};
 
-/// Writes a block's layers.
-pub(super) fn write_block(path: &Path, layers: &[LayerJob], rounded: &[RoundedLayer]) -> Result<()> {
-    write_layers(path, layers.iter().map(|layer| &layer.spec.id).zip(rounded))
-}
-
-/// Writes layers.
-pub(super) fn write_layers<'a>(
+/// Writes layers, such as a block's.
+pub(in crate::pipeline) fn write_layers<'a>(
     path: &Path,
-    layers: impl Iterator<Item = (&'a LayerId, &'a RoundedLayer)>,
+    layers: impl IntoIterator<Item = (&'a LayerId, &'a RoundedLayer)>,
 ) -> Result<()> {
     write_npz(path, |npz| {
         for (id, rounded) in layers {

@@ -1,5 +1,6 @@
 //! Stable Diffusion 3 and 3.5 (MMDiT), with CLIP-L, CLIP-G, T5 and the VAE.
 
+mod export;
 mod fingerprint;
 mod mmdit;
 mod model;

@@ -7,12 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use taq_core::evaluator::Evaluator;
 use taq_core::{
-    BlockIo, Checkpoint, Conditioning, Error, LayerId, Model, ModelDefaults, ModelSpec, Result, Tap, register,
+    Arrangement, BlockIo, Checkpoint, Companions, Conditioning, Error, LayerId, Model, ModelDefaults,
+    ModelSpec, Result, Tap, register,
 };
 
+use super::export;
 use super::fingerprint::fingerprint;
-use super::mmdit::{Compat, Mmdit, original_tensors};
-use super::source::{ModelFiles, Naming, T5};
+use super::mmdit::{Compat, Mmdit};
+use super::source::{ModelFiles, T5};
 use super::text::TextEncoders;
 use super::vae::Vae;
 
@@ -149,21 +151,11 @@ impl Model for Sd3 {
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {
-        if self.files.transformer.naming != Naming::Diffusers || !self.files.root.is_dir() {
-            let what = format!(
-                "export of `{}`: its files are not in diffusers' layout; start from the model's diffusers repository",
-                self.spec.name
-            );
-            return Err(Error::Unsupported { what });
-        }
-        let tensors = self.files.transformer.open()?.stored();
-        Ok(Checkpoint {
-            folder: self.files.root.clone(),
-            component: "transformer",
-            original: original_tensors(tensors.keys(), self.spec.blocks.len()),
-            tensors,
-            modules: self.transformer.modules().collect(),
-        })
+        export::checkpoint(&self.files, &self.transformer)
+    }
+
+    fn companions(&self, arrangement: Arrangement) -> Result<Companions> {
+        export::companions(&self.files, &self.vae, self.transformer.config(), arrangement)
     }
 }
 
@@ -186,7 +178,7 @@ fn defaults(files: &ModelFiles, side: usize) -> Result<ModelDefaults> {
 }
 
 /// The shift of Stable Diffusion 3 and 3.5, where no file says.
-const SHIFT: f32 = 3.0;
+pub(super) const SHIFT: f32 = 3.0;
 
 /// The shift in diffusers' `scheduler_config.json`.
 fn read_shift(path: &Path) -> Result<f32> {
@@ -211,7 +203,7 @@ fn no_shift() -> f32 {
 }
 
 /// `evaluator` inside a model's folder, or beside a single file.
-fn evaluator_folder(root: &Path) -> PathBuf {
+pub(super) fn evaluator_folder(root: &Path) -> PathBuf {
     let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
     folder.join("evaluator")
 }

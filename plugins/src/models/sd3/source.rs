@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use taq_core::{Error, Result};
 
 use super::weights::Weights;
+pub(crate) use discover::{CLIP_G, CLIP_L, Encoder, T5_XXL, TRANSFORMER_PREFIX, VAE_PREFIX};
 
 /// Whether prompts also go through the T5 encoder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +74,11 @@ impl Component {
     /// The file to name where the configuration does not make sense.
     pub(crate) fn config_or_weights(&self) -> &Path {
         self.config.as_deref().unwrap_or(&self.weights)
+    }
+
+    /// Whether the weights lie in several files that an index lists.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.weights.extension().is_some_and(|e| e == "json")
     }
 
     /// Opens the component's weights.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use taq_core::{Error, Result};
 
 use crate::models::sd3::weights::Weights;
@@ -12,7 +12,7 @@ use crate::models::sd3::weights::Weights;
 const KIND: &str = "transformer configuration";
 
 /// The configuration of diffusers' `SD3Transformer2DModel`, with its defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct MmditConfig {
     #[serde(rename = "_class_name")]
@@ -46,7 +46,7 @@ pub(crate) struct MmditConfig {
 }
 
 /// Normalization of queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum QkNorm {
     /// Root mean square with a learned weight, per head.

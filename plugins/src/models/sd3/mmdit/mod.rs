@@ -19,4 +19,4 @@ mod tests;
 pub(crate) use compat::Compat;
 pub(crate) use config::MmditConfig;
 pub(crate) use model::Mmdit;
-pub(crate) use names::original_tensors;
+pub(crate) use names::original as original_layout;

@@ -1,9 +1,9 @@
 //! The whole transformer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mlx_rs::{Array, Dtype};
-use taq_core::{BlockIo, BlockSpec, Conditioning, Error, LayerId, Result, Tap, WeightOnlySpec};
+use taq_core::{BlockIo, BlockSpec, Conditioning, Error, LayerId, Result, StoredTensor, Tap, WeightOnlySpec};
 
 use super::attention::{EPS, TappedLinear};
 use super::block::Block;
@@ -38,11 +38,7 @@ impl Mmdit {
             (None, Naming::Original) => MmditConfig::infer(&weights, files.prefix)?,
             (None, Naming::Diffusers) => MmditConfig::sd3_medium(),
         };
-        let layout = match files.naming {
-            Naming::Diffusers => Layout::prefixed(files.prefix),
-            Naming::Original => names::original(files.prefix, config.num_layers),
-        };
-        let loader = Loader::with_layout(&weights, layout);
+        let loader = Loader::with_layout(&weights, layout(files, config.num_layers));
         let model = Self::from_loader(&loader, config, compat)?;
         loader.finish()?;
         Ok(model)
@@ -98,6 +94,11 @@ impl Mmdit {
     /// Those layers as data.
     pub(crate) fn weight_only_specs(&self) -> Vec<WeightOnlySpec> {
         self.weight_only().map(|layer| layer.spec.clone()).collect()
+    }
+
+    /// The tensors of the files that this was loaded from, by diffusers' names.
+    pub(crate) fn stored(&self, files: &Component) -> Result<BTreeMap<String, StoredTensor>> {
+        Ok(files.open()?.stored(&layout(files, self.config.num_layers)))
     }
 
     /// diffusers' names of the quantizable layers, and of those whose input is never quantized.
@@ -180,6 +181,14 @@ impl Mmdit {
         layer.weight =
             if weight.dtype() == Dtype::Float32 { weight } else { weight.as_dtype(Dtype::Float32)? };
         Ok(())
+    }
+}
+
+/// How the files name the tensors of a transformer of `blocks` blocks.
+fn layout(files: &Component, blocks: usize) -> Layout {
+    match files.naming {
+        Naming::Diffusers => Layout::prefixed(files.prefix),
+        Naming::Original => names::original(files.prefix, blocks),
     }
 }
 

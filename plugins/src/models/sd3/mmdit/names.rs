@@ -4,10 +4,6 @@
 //! the original layout. Where diffusers modulates with (scale, shift), the original has (shift, scale): the final
 //! layer, and the text stream of the last block; elsewhere the order is the same.
 
-use std::collections::BTreeMap;
-
-use taq_core::Original;
-
 use crate::models::sd3::weights::{Layout, Part, Rule};
 
 /// Modules by diffusers' name, the original's name, and which part of the original's tensor.
@@ -56,7 +52,7 @@ const THIRDS: [Part; 3] =
     [Part::Rows { index: 0, of: 3 }, Part::Rows { index: 1, of: 3 }, Part::Rows { index: 2, of: 3 }];
 
 /// The original layout of a transformer of `blocks` blocks, behind `prefix`.
-pub(super) fn original(prefix: &'static str, blocks: usize) -> Layout {
+pub(crate) fn original(prefix: &'static str, blocks: usize) -> Layout {
     let last = blocks.saturating_sub(1);
     let last_text = Rule::new(
         format!("transformer_blocks.{last}.norm1_context.linear"),
@@ -65,31 +61,4 @@ pub(super) fn original(prefix: &'static str, blocks: usize) -> Layout {
     );
     let rules = RULES.iter().map(|&(model, file, part)| Rule::new(model, file, part));
     Layout { prefix: prefix.into(), rules: std::iter::once(last_text).chain(rules).collect() }
-}
-
-/// What the original layout's tensors are made of, given diffusers' names.
-pub(crate) fn original_tensors<'a>(
-    diffusers: impl IntoIterator<Item = &'a String>,
-    blocks: usize,
-) -> BTreeMap<String, Original> {
-    let layout = original("", blocks);
-    let mut tensors = BTreeMap::new();
-    for name in diffusers {
-        let (file, part) = layout.locate(name);
-        match part {
-            Part::Whole | Part::Pointwise => {
-                tensors.insert(file, Original::Whole(name.clone()));
-            }
-            Part::SwapHalves => {
-                tensors.insert(file, Original::Swapped(name.clone()));
-            }
-            Part::Rows { index, of } => {
-                let entry = tensors.entry(file).or_insert_with(|| Original::Stacked(vec![String::new(); of]));
-                if let Original::Stacked(parts) = entry {
-                    parts[index].clone_from(name);
-                }
-            }
-        }
-    }
-    tensors
 }

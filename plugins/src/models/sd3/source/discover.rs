@@ -7,27 +7,35 @@ use taq_core::{Error, Result};
 use super::super::weights::Weights;
 use super::{Component, ModelFiles, Naming};
 
-const TRANSFORMER_PREFIX: &str = "model.diffusion_model.";
-const VAE_PREFIX: &str = "first_stage_model.";
+/// What the original layout's names of the transformer begin with.
+pub(crate) const TRANSFORMER_PREFIX: &str = "model.diffusion_model.";
+/// What its names of the autoencoder begin with.
+pub(crate) const VAE_PREFIX: &str = "first_stage_model.";
 
 /// A text encoder: diffusers' folder, the prefix within a single file, and the names of a file of its own.
-struct Encoder {
-    folder: &'static str,
-    prefix: &'static str,
+pub(crate) struct Encoder {
+    /// In diffusers' layout.
+    pub(crate) folder: &'static str,
+    /// What its names in a single file begin with.
+    pub(crate) prefix: &'static str,
+    /// What a file of its own is called.
     files: &'static [&'static str],
 }
 
-const CLIP_L: Encoder = Encoder {
+/// CLIP-L.
+pub(crate) const CLIP_L: Encoder = Encoder {
     folder: "text_encoder",
     prefix: "text_encoders.clip_l.transformer.",
     files: &["clip_l.safetensors"],
 };
-const CLIP_G: Encoder = Encoder {
+/// CLIP-G.
+pub(crate) const CLIP_G: Encoder = Encoder {
     folder: "text_encoder_2",
     prefix: "text_encoders.clip_g.transformer.",
     files: &["clip_g.safetensors"],
 };
-const T5_XXL: Encoder = Encoder {
+/// The T5 encoder.
+pub(crate) const T5_XXL: Encoder = Encoder {
     folder: "text_encoder_3",
     prefix: "text_encoders.t5xxl.transformer.",
     files: &["t5xxl.safetensors", "t5xxl_fp16.safetensors"],
@@ -35,10 +43,14 @@ const T5_XXL: Encoder = Encoder {
 
 /// The model in a folder: diffusers' layout, or a single file of the original layout and what lies beside it.
 pub(super) fn folder(root: &Path) -> Result<ModelFiles> {
-    if !root.join("transformer").is_dir() {
-        return single_file(&only_single_file(root)?);
-    }
     let part = |name: &str, stem: &str| component(&root.join(name), stem);
+    if part("transformer", "diffusion_pytorch_model").is_none() {
+        match only_single_file(root) {
+            // A folder `transformer` may hold the configuration of a single file.
+            Err(Error::Settings { .. }) if root.join("transformer").is_dir() => {}
+            found => return single_file(&found?),
+        }
+    }
     let needed = |name: &str, stem: &str| {
         part(name, stem).ok_or_else(|| {
             Error::settings(

@@ -12,8 +12,10 @@ mod names;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use mlx_rs::{Array, ops};
-use taq_core::{Error, Result};
+use taq_core::{Error, Result, StoredTensor};
 
 use self::config::VaeConfig;
 use self::decoder::Decoder;
@@ -40,14 +42,25 @@ impl Vae {
     pub(crate) fn load(component: &Component) -> Result<Self> {
         let config = VaeConfig::read(component)?;
         let weights = component.open()?;
-        let layout = match component.naming {
-            Naming::Diffusers => Layout::prefixed(component.prefix),
-            Naming::Original => names::original(component.prefix, config.levels()),
-        };
-        let loader = Loader::with_layout(&weights, layout);
+        let loader = Loader::with_layout(&weights, layout(component, &config));
         let (encoder, decoder) = (Encoder::load(&loader, &config), Decoder::load(&loader, &config));
         loader.finish()?;
         Ok(Self { config, encoder, decoder })
+    }
+
+    /// The tensors of the files that this was loaded from, by diffusers' names.
+    pub(crate) fn stored(&self, component: &Component) -> Result<BTreeMap<String, StoredTensor>> {
+        Ok(component.open()?.stored(&layout(component, &self.config)))
+    }
+
+    /// The original's tensors behind `prefix`, byte for byte of diffusers' ones.
+    pub(crate) fn original(
+        &self,
+        tensors: &BTreeMap<String, StoredTensor>,
+        prefix: &'static str,
+    ) -> Result<BTreeMap<String, StoredTensor>> {
+        let originals = names::original(prefix, self.config.levels()).originals(tensors.keys());
+        originals.into_iter().map(|(name, original)| Ok((name, original.assemble(tensors)?))).collect()
     }
 
     /// Channels of a latent.
@@ -107,6 +120,14 @@ impl Vae {
 
     fn shift(&self) -> f32 {
         self.config.shift_factor.unwrap_or(0.0)
+    }
+}
+
+/// How the files name an autoencoder's tensors.
+fn layout(component: &Component, config: &VaeConfig) -> Layout {
+    match component.naming {
+        Naming::Diffusers => Layout::prefixed(component.prefix),
+        Naming::Original => names::original(component.prefix, config.levels()),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Names of one layout in terms of another, as data.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use taq_core::Original;
 
 /// Which part of a file's tensor a model's tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +47,25 @@ impl Rule {
 
     /// The file's name of `name`, if this rule is about it.
     fn apply(&self, name: &str) -> Option<String> {
-        let mut rest = name.split('.');
-        let mut numbers = Vec::new();
-        for pattern in self.model.split('.') {
-            let segment = rest.next()?;
-            if pattern == "*" && segment.bytes().all(|b| b.is_ascii_digit()) {
-                numbers.push(segment);
-            } else if pattern != segment {
-                return None;
-            }
-        }
-        let mut numbers = numbers.into_iter();
-        let head = self.file.split('.').map(|s| if s == "*" { numbers.next().unwrap_or(s) } else { s });
-        Some(head.chain(rest).collect::<Vec<_>>().join("."))
+        rename(&self.model, &self.file, name)
     }
+}
+
+/// `name`, which begins as the pattern `from` says, with `to` in the place of that.
+fn rename(from: &str, to: &str, name: &str) -> Option<String> {
+    let mut rest = name.split('.');
+    let mut numbers = Vec::new();
+    for pattern in from.split('.') {
+        let segment = rest.next()?;
+        if pattern == "*" && segment.bytes().all(|b| b.is_ascii_digit()) {
+            numbers.push(segment);
+        } else if pattern != segment {
+            return None;
+        }
+    }
+    let mut numbers = numbers.into_iter();
+    let head = to.split('.').map(|s| if s == "*" { numbers.next().unwrap_or(s) } else { s });
+    Some(head.chain(rest).collect::<Vec<_>>().join("."))
 }
 
 /// How a file names a model's tensors. The default is the model's own names.
@@ -81,5 +89,43 @@ impl Layout {
         let (file, part) = found.unwrap_or_else(|| (name.to_owned(), Part::Whole));
         let part = if part == Part::Pointwise && !name.ends_with(".weight") { Part::Whole } else { part };
         (format!("{}{file}", self.prefix), part)
+    }
+
+    /// The model's names of what lies in the file's tensor `key`: none if it belongs to somebody else, several if they are stacked.
+    pub(crate) fn model_names(&self, key: &str) -> Vec<String> {
+        let Some(key) = key.strip_prefix(&*self.prefix) else { return Vec::new() };
+        let Some(first) = self.rules.iter().find(|r| rename(&r.file, &r.model, key).is_some()) else {
+            return vec![key.to_owned()];
+        };
+        let same = self.rules.iter().filter(|r| r.file == first.file);
+        let mut names: Vec<String> = same.filter_map(|r| rename(&r.file, &r.model, key)).collect();
+        names.dedup();
+        names
+    }
+
+    /// The file's tensors, and what they are made of, given the model's names.
+    pub(crate) fn originals<'a>(
+        &self,
+        model: impl IntoIterator<Item = &'a String>,
+    ) -> BTreeMap<String, Original> {
+        let mut tensors = BTreeMap::new();
+        for name in model {
+            let (file, part) = self.locate(name);
+            let original = match part {
+                Part::Whole => Original::Whole(name.clone()),
+                Part::Pointwise => Original::Pointwise(name.clone()),
+                Part::SwapHalves => Original::Swapped(name.clone()),
+                Part::Rows { index, of } => {
+                    let entry =
+                        tensors.entry(file).or_insert_with(|| Original::Stacked(vec![String::new(); of]));
+                    if let Original::Stacked(parts) = entry {
+                        parts[index].clone_from(name);
+                    }
+                    continue;
+                }
+            };
+            tensors.insert(file, original);
+        }
+        tensors
     }
 }

@@ -8,6 +8,8 @@ use safetensors::{Dtype, SafeTensors};
 use taq_core::{Error, Result, StoredTensor};
 use taq_mapped::Mapped;
 
+use super::layout::{Layout, Part};
+
 /// What [`Error::Malformed`] calls the files.
 const KIND: &str = "safetensors file";
 
@@ -134,6 +136,11 @@ impl Weights {
         &self.path
     }
 
+    /// The files with the tensors.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     /// Names of all tensors, sorted.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
@@ -152,14 +159,17 @@ impl Weights {
         }
     }
 
-    /// A copy of every tensor, as the files hold them.
-    pub(crate) fn stored(&self) -> BTreeMap<String, StoredTensor> {
-        let copy = |key: &String| {
-            let raw = self.raw(key)?;
-            let (dtype, shape, bytes) = (raw.dtype, raw.shape.to_vec(), raw.bytes.to_vec());
-            Some((key.clone(), StoredTensor { dtype, shape, bytes }))
-        };
-        self.entries.keys().filter_map(copy).collect()
+    /// A copy of every tensor of a layout, by the model's names.
+    pub(crate) fn stored(&self, layout: &Layout) -> BTreeMap<String, StoredTensor> {
+        let mut tensors = BTreeMap::new();
+        for (key, entry) in &self.entries {
+            let bytes = &self.files[entry.file].1[entry.start..entry.end];
+            for name in layout.model_names(key) {
+                let part = layout.locate(&name).1;
+                tensors.insert(name, part_of(bytes, entry, part));
+            }
+        }
+        tensors
     }
 
     /// Gives back the memory that holds what was read of the files; what is read again comes from them.
@@ -173,6 +183,27 @@ impl Weights {
         let bytes = &file[e.start..e.end];
         Some(RawTensor { bytes, dtype: e.dtype, shape: &e.shape, file, start: e.start })
     }
+}
+
+/// Some of a file's tensor, its elements as they are.
+fn part_of(bytes: &[u8], entry: &Entry, part: Part) -> StoredTensor {
+    let (mut bytes, mut shape) = (bytes.to_vec(), entry.shape.clone());
+    match part {
+        Part::Whole => {}
+        Part::Pointwise => shape.truncate(2),
+        Part::SwapHalves => {
+            let half = bytes.len() / 2;
+            bytes.rotate_left(half);
+        }
+        Part::Rows { index, of } => {
+            let size = bytes.len() / of;
+            bytes = bytes[index * size..][..size].to_vec();
+            if let Some(rows) = shape.first_mut() {
+                *rows /= of;
+            }
+        }
+    }
+    StoredTensor { dtype: entry.dtype, shape, bytes }
 }
 
 /// The reason why a file is refused, for people.
