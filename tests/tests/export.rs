@@ -111,7 +111,7 @@ fn mlx_gets_packed_integers() {
         let out = root.join("out");
         let out = out.to_str().unwrap();
         let said = succeed(HOST, &["export", "--run", &run, "--format", "mlx", "--out", out]);
-        assert!(said.contains("69 layers packed") && !said.contains("dequantized"), "{said}");
+        assert!(said.contains(&format!("{layers} layers packed")) && !said.contains("dequantized"), "{said}");
         check(&run, out, "mlx", &["numpy", "mlx.core", "mlx.nn"]);
     }
     // A run without rounded weights has nothing to export.
@@ -299,10 +299,11 @@ fn packed_folders_hold_what_their_loader_dequantizes_and_what_import_needs() {
     let settings = at("settings.json");
     std::fs::write(&settings, r#"{"iters": 3, "polish": 2, "migrate": "all", "start": "nearest"}"#).unwrap();
     let learned = format!("taq-dit --batch-size 4 --rows 4 --held-out-rows 2 --rounder-config {settings}");
-    for (name, rounder) in [
-        ("channel", "nearest --bits-w 3"),
-        ("group", "nearest --group-size 32 --symmetric --bits-w 5 --bits-a 6"),
-        ("learned", &learned),
+    for (name, layers, rounder) in [
+        ("channel", "69", "nearest --bits-w 3"),
+        // With 18 layers whose input is not quantized.
+        ("group", "87", "nearest --group-size 32 --symmetric --bits-w 5 --bits-a 6 --weight-only-bits 4"),
+        ("learned", "69", &learned),
     ] {
         let flags: Vec<&str> =
             ["round", "--force", "--run", &run, "--rounder"].into_iter().chain(rounder.split(' ')).collect();
@@ -312,15 +313,15 @@ fn packed_folders_hold_what_their_loader_dequantizes_and_what_import_needs() {
         assert!(said.contains("69 layers packed") && !said.contains("dequantized"), "{said}");
         export(&run, &plain, &["--float-type", "f32"]);
         if let Some(said) = python(&["numpy"], CHECK_PACKED, &[&packed, &plain]) {
-            let (layers, multipliers) = said.trim().split_once(' ').unwrap();
-            assert_eq!(layers, "69");
+            let (found, multipliers) = said.trim().split_once(' ').unwrap();
+            assert_eq!(found, layers);
             assert_eq!(multipliers != "0", name == "learned", "{said}");
         }
         // Into a new run, which then is that run, and out of it again.
         let (back, again) = (at(&format!("{name}-back")), at(&format!("{name}-again")));
         let _ = std::fs::remove_dir_all(format!("{packed}/__pycache__"));
         let said = succeed(HOST, &["import", &packed, "--run", &back]);
-        assert!(said.contains("69 layers of packed"), "{said}");
+        assert!(said.contains(&format!("{layers} layers of packed")), "{said}");
         for kept in ["quantized_weights", "activations/quant_config.json"] {
             let (a, b) = (format!("{run}/{kept}"), format!("{back}/{kept}"));
             if Path::new(&a).is_dir() { same(&a, &b) } else { assert_eq!(read(&a), read(&b)) }
@@ -371,9 +372,12 @@ fn integers_of_mlx_and_ggml_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let run = rounded(folder.path(), &[]);
-    for (bits, more) in
-        [("4", ""), ("3", " --group-size 64"), ("5", " --symmetric"), ("7", " --blocks mm1,mm4")]
-    {
+    for (bits, more) in [
+        ("4", ""),
+        ("3", " --group-size 64 --weight-only-bits 6"),
+        ("5", " --symmetric"),
+        ("7", " --blocks mm1,mm4"),
+    ] {
         let flags = format!("round --force --run {run} --rounder nearest --bits-w {bits}{more}");
         succeed(HOST, &flags.split(' ').collect::<Vec<_>>());
         for (format, file) in [("mlx", "model.safetensors"), ("gguf", "model.gguf")] {
@@ -389,7 +393,11 @@ fn integers_of_mlx_and_ggml_come_back() {
                 assert!(!Path::new(&back).exists());
             }
             let said = succeed(HOST, &["import", &out, "--run", &back, "--plan", &run]);
-            let layers = if bits == "7" { "24 layers of" } else { "69 layers of" };
+            let layers = match bits {
+                "3" => "87 layers of",
+                "7" => "24 layers of",
+                _ => "69 layers of",
+            };
             assert!(said.contains(layers), "{said}");
             assert!(first == export(&back, &again), "{format} of {bits} bits");
         }
