@@ -200,6 +200,46 @@ mod tests {
         assert_eq!((pipe.exit_code(), pipe.render()), (SUCCESS, None));
     }
 
+    /// The table in docs/errors.md has the exit code of every error that can be made here.
+    #[test]
+    fn exit_codes_are_those_of_the_book() {
+        use std::path::PathBuf;
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let io = |action, kind| Error::io(action, "x")(io::Error::from(kind));
+        let (text, path) = (String::new, PathBuf::new);
+        let errors = [
+            io("read", io::ErrorKind::NotFound),
+            io("write", io::ErrorKind::BrokenPipe),
+            Error::malformed("plan", "x", "no"),
+            Error::Weights { path: path(), issues: Vec::new() },
+            Error::UnknownPlugin { kind: "rounder", name: text(), near: Vec::new(), known: Vec::new() },
+            Error::DuplicatePlugin { kind: "rounder", name: text(), first: "a", second: "b" },
+            Error::settings("round", "no"),
+            Error::Plan { policy: text(), reason: text() },
+            Error::Shape { what: text(), expected: text(), found: Vec::new() },
+            Error::NotFinite { what: text() },
+            Error::StageMissing { stage: "round", needs: text(), run: path(), first: "decide" },
+            Error::Wasm { path: path(), reason: text() },
+            Error::Stale { path: path(), reason: text() },
+            Error::Unsupported { what: text() },
+            Error::Download { what: text(), reason: text() },
+            Error::Cancelled,
+        ];
+        for error in errors {
+            let code = error.code();
+            let exit = Failure::from(error).exit_code().to_string();
+            let row = page.lines().find_map(|line| line.strip_prefix(&format!("| `{code}` | "))).expect(code);
+            let cell = row.split(" | ").next().unwrap_or_default();
+            assert!(
+                cell.split(" or ").any(|one| one == exit),
+                "{code} exits with {exit}, the book says {cell}"
+            );
+        }
+        let cases = Failure::Cases { failed: 1, of: 2 };
+        assert!(page.contains(&format!("| `taq::cases` | {} |", cases.exit_code())));
+    }
+
     #[test]
     fn a_misspelt_field_gets_a_suggestion() {
         let reason = "TOML parse error at line 3, column 1\n  |\n3 | num_image = 2\n  | ^^^^^^^^^\n\
