@@ -43,7 +43,7 @@ mod tests {
         for (text, expected) in [
             (
                 "(module\n  (func (result i32) i32.const))",
-                "its text is not valid at line 2, column 33: expected a i32",
+                "its text is not valid at line 2, column 31: expected a i32",
             ),
             ("(module", "its text is not valid at line 1, column 8: expected `)`"),
             ("\u{1b}", "its text is not valid at line 1, column 1: unexpected character '\\u{1b}'"),

@@ -14,9 +14,7 @@ pub(crate) fn cheapest(errors: &[Vec<f64>], bits: &[u8], runs: usize, price: f64
     let here = |step: &[f64], width: usize| step[width] + price * f64::from(bits[width]);
     // [run][width]
     let mut cost = vec![vec![f64::INFINITY; widths]; runs];
-    for width in 0..widths {
-        cost[0][width] = here(first, width);
-    }
+    cost[0].iter_mut().enumerate().for_each(|(width, cost)| *cost = here(first, width));
     // [step][run][width]: the width before, if another run began here.
     let mut before: Vec<Vec<Vec<Option<usize>>>> = Vec::with_capacity(steps);
     before.push(vec![vec![None; widths]; runs]);

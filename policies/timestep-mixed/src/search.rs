@@ -9,7 +9,7 @@ use taq_policy::PolicyError;
 use crate::noise::LayerErrors;
 use crate::runs::cheapest;
 
-/// Halvings of the price's logarithm: to one part in a thousand of a price between 1e-24 and 1e6.
+/// Halvings of the price's logarithm: to one part in ten thousand of a price between 1e-24 and 1e6.
 const HALVINGS: usize = 20;
 
 /// What one layer gets.
