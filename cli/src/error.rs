@@ -24,8 +24,8 @@ pub(crate) enum Failure {
     Taq(Error),
     /// stdout could not be written.
     Output(io::Error),
-    /// Cases of a policy that did not pass; what was wrong with them is on stdout.
-    Cases { failed: usize, of: usize },
+    /// Cases of a policy, or checks of a library, that did not pass; what was wrong with them is on stdout.
+    Checks { failed: usize, of: usize, what: &'static str },
 }
 
 impl From<Error> for Failure {
@@ -39,7 +39,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => SUCCESS,
-            Self::Output(_) | Self::Cases { .. } => FAILURE,
+            Self::Output(_) | Self::Checks { .. } => FAILURE,
             Self::Taq(Error::Cancelled) => CANCELLED,
             Self::Taq(error) if is_bad_input(error) => BAD_INPUT,
             Self::Taq(_) => FAILURE,
@@ -56,9 +56,9 @@ impl Failure {
                 help: None,
                 severity: miette::Severity::Error,
             },
-            Self::Cases { failed, of } => Report {
-                message: format!("{failed} of {of} cases failed"),
-                code: "taq::cases",
+            Self::Checks { failed, of, what } => Report {
+                message: format!("{failed} of {of} {what} failed"),
+                code: if *what == "cases" { "taq::cases" } else { "taq::checks" },
                 help: None,
                 severity: miette::Severity::Error,
             },
@@ -106,6 +106,7 @@ fn is_bad_input(error: &Error) -> bool {
         | Error::Stale { .. }
         | Error::Plan { .. }
         | Error::Wasm { .. }
+        | Error::Native { .. }
         | Error::Unsupported { .. } => true,
         _ => false,
     }

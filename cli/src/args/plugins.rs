@@ -1,7 +1,12 @@
 //! `taq plugins`.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
+use serde_json::{Map, Value};
 use taq_core::registry::Kind;
+
+use super::parse;
 
 /// Flags of `taq plugins`.
 #[derive(Debug, clap::Args)]
@@ -12,7 +17,9 @@ use taq_core::registry::Kind;
                   taq plugins                    all of them\n  \
                   taq plugins rounder            one kind\n  \
                   taq plugins show adaround      what it does and its settings\n  \
-                  taq plugins show adaround --json    the JSON schema of its settings"
+                  taq plugins show adaround --json    the JSON schema of its settings\n  \
+                  taq plugins --plugin ./libmine.so     with those of a native library\n  \
+                  taq plugins check ./libmine.so        does it keep to what taq expects?"
 )]
 pub(crate) struct PluginsArgs {
     /// Only plugins of this kind
@@ -42,6 +49,19 @@ pub(crate) enum PluginsCommand {
         /// Print the JSON schema of the settings
         #[arg(long)]
         json: bool,
+    },
+    /// Check a native library: what it is, what it offers, and each of its plugins by the conformance suite of its kind
+    #[command(after_help = "Examples:\n  taq plugins check ./libmine.so\n  \
+                            taq plugins check ./libmine.so --config '{\"my-rounder\": {\"iters\": 20}}'\n\n\
+                            The library is loaded, and its code runs: only check what you would also run.")]
+    Check {
+        /// Native library
+        #[arg(value_name = "LIBRARY")]
+        library: PathBuf,
+
+        /// Settings to check with: an object with the settings of each plugin under its name [default: theirs]
+        #[arg(long, value_name = "JSON", value_parser = parse::settings)]
+        config: Option<Map<String, Value>>,
     },
 }
 
