@@ -4,6 +4,8 @@
 pub mod activations;
 pub mod chromium;
 pub mod golden;
+pub mod native;
 pub mod paths;
+pub mod planted;
 pub mod python;
 pub mod taq;
