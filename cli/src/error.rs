@@ -24,8 +24,8 @@ pub(crate) enum Failure {
     Taq(Error),
     /// stdout could not be written.
     Output(io::Error),
-    /// Cases of a policy that did not pass; what was wrong with them is on stdout.
-    Cases { failed: usize, of: usize },
+    /// Cases of a policy, or checks of a library, that did not pass; what was wrong with them is on stdout.
+    Checks { failed: usize, of: usize, what: &'static str },
 }
 
 impl From<Error> for Failure {
@@ -39,7 +39,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => SUCCESS,
-            Self::Output(_) | Self::Cases { .. } => FAILURE,
+            Self::Output(_) | Self::Checks { .. } => FAILURE,
             Self::Taq(Error::Cancelled) => CANCELLED,
             Self::Taq(error) if is_bad_input(error) => BAD_INPUT,
             Self::Taq(_) => FAILURE,
@@ -56,9 +56,9 @@ impl Failure {
                 help: None,
                 severity: miette::Severity::Error,
             },
-            Self::Cases { failed, of } => Report {
-                message: format!("{failed} of {of} cases failed"),
-                code: "taq::cases",
+            Self::Checks { failed, of, what } => Report {
+                message: format!("{failed} of {of} {what} failed"),
+                code: if *what == "cases" { "taq::cases" } else { "taq::checks" },
                 help: None,
                 severity: miette::Severity::Error,
             },
@@ -106,6 +106,7 @@ fn is_bad_input(error: &Error) -> bool {
         | Error::Stale { .. }
         | Error::Plan { .. }
         | Error::Wasm { .. }
+        | Error::Native { .. }
         | Error::Unsupported { .. } => true,
         _ => false,
     }
@@ -221,6 +222,7 @@ mod tests {
             Error::NotFinite { what: text() },
             Error::StageMissing { stage: "round", needs: text(), run: path(), first: "decide" },
             Error::Wasm { path: path(), reason: text() },
+            Error::Native { path: path(), reason: text() },
             Error::Stale { path: path(), reason: text() },
             Error::Unsupported { what: text() },
             Error::Download { what: text(), reason: text() },
@@ -236,8 +238,10 @@ mod tests {
                 "{code} exits with {exit}, the book says {cell}"
             );
         }
-        let cases = Failure::Cases { failed: 1, of: 2 };
-        assert!(page.contains(&format!("| `taq::cases` | {} |", cases.exit_code())));
+        for what in ["cases", "checks"] {
+            let failed = Failure::Checks { failed: 1, of: 2, what };
+            assert!(page.contains(&format!("| `taq::{what}` | {} |", failed.exit_code())));
+        }
     }
 
     #[test]

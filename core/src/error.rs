@@ -160,6 +160,14 @@ pub enum Error {
         /// A sentence about the module: “it …”.
         reason: String,
     },
+    /// A native plugin that cannot be used.
+    #[error("plugin `{}`: {reason}", path.display())]
+    Native {
+        /// The library's file.
+        path: PathBuf,
+        /// A sentence about the library or one of its plugins: “it …”.
+        reason: String,
+    },
     /// The run folder holds results of other inputs or settings.
     #[error("`{}` holds results of another run: {reason}", path.display())]
     Stale {
@@ -221,6 +229,7 @@ impl Error {
             Self::NotFinite { .. } => "taq::not_finite",
             Self::StageMissing { .. } => "taq::stage_missing",
             Self::Wasm { .. } => "taq::wasm",
+            Self::Native { .. } => "taq::native",
             Self::Stale { .. } => "taq::stale",
             Self::Unsupported { .. } => "taq::unsupported",
             Self::Download { .. } => "taq::download",

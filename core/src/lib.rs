@@ -25,6 +25,7 @@ mod layer;
 pub mod manifest;
 pub mod metrics;
 mod model;
+pub mod native;
 pub mod noise;
 mod observer;
 pub mod pipeline;

@@ -364,6 +364,9 @@ pub struct Pipeline {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
+    /// Native libraries with plugins that the manifest names.
+    #[serde(default)]
+    pub plugins: Vec<PathBuf>,
     /// The model.
     #[serde(default = "default_model")]
     pub model: PluginChoice,
@@ -395,12 +398,13 @@ fn default_sampler() -> PluginChoice {
 }
 
 impl Pipeline {
-    /// Reads a manifest. Paths of prompts, noise, evaluator and policies in it are relative to the manifest's folder.
+    /// Reads a manifest. Paths of libraries, prompts, noise, evaluator and policies in it are relative to the manifest's folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let mut pipeline: Self =
             toml::from_str(&text).map_err(|e| Error::malformed("pipeline manifest", path, e))?;
         let base = path.parent().unwrap_or(Path::new(""));
+        pipeline.plugins.iter_mut().for_each(|library| *library = base.join(&*library));
         let calibrate = pipeline.calibrate.as_mut().and_then(|s| s.prompts.as_mut());
         if let Some(generate) = &mut pipeline.generate {
             let start = generate.img2img.as_mut().map(|start| &mut start.image);

@@ -1,9 +1,12 @@
-//! The plugins linked into this program, by kind and name.
+//! The plugins linked into this program or loaded by it, by kind and name.
 //!
 //! A plugin registers itself with [`register!`](crate::register) through `inventory`, which promises no order:
 //! the registry sorts, refuses duplicates, and answers an unknown name with near ones.
+//!
+//! A plugin of a native library has its own name as long as no other plugin of its kind has it, and `library::name` in any
+//! case: what is linked in keeps its name, and two libraries that use the same one both have to be named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -13,8 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::artifacts::file_hash;
+use crate::native::{Library, NativeItem};
 use crate::wasm::WasmPolicy;
-use crate::{BitPolicy, Error, Model, ModelDefaults, Observer, Result, Rounder, Sampler};
+use crate::{BitPolicy, Error, Model, ModelDefaults, Observer, Result, Rounder, Sampler, native};
 
 /// What a plugin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -67,6 +71,8 @@ pub enum Make {
     Policy(fn(&Value) -> Result<Box<dyn BitPolicy>>),
     /// Makes a rounder.
     Rounder(fn(&Value) -> Result<Box<dyn Rounder>>),
+    /// Makes what a native library has: an observer, a bit policy or a rounder.
+    Native(&'static NativeItem),
 }
 
 impl Make {
@@ -78,8 +84,18 @@ impl Make {
             Self::Observer(_) => Kind::Observer,
             Self::Policy(_) => Kind::Policy,
             Self::Rounder(_) => Kind::Rounder,
+            Self::Native(item) => item.kind(),
         }
     }
+}
+
+/// Where the JSON Schema of a plugin's settings comes from.
+#[derive(Clone, Copy)]
+pub enum SettingsSchema {
+    /// A type.
+    Of(fn() -> Schema),
+    /// A native library.
+    Native(&'static NativeItem),
 }
 
 /// A plugin, described.
@@ -88,12 +104,35 @@ pub struct Plugin {
     pub name: &'static str,
     /// One sentence.
     pub summary: &'static str,
-    /// Crate that registered it, with version: part of every fingerprint.
+    /// Crate or library that it comes from, with version, and of a library the hash of its file: part of every fingerprint.
     pub origin: &'static str,
     /// JSON Schema of its settings.
-    pub settings: fn() -> Schema,
+    pub schema: SettingsSchema,
     /// Makes one.
     pub make: Make,
+}
+
+impl Plugin {
+    /// The JSON Schema of its settings.
+    pub fn settings(&self) -> Schema {
+        match self.schema {
+            SettingsSchema::Of(schema) => schema(),
+            SettingsSchema::Native(item) => item.info().settings_schema.clone().into(),
+        }
+    }
+
+    /// The plugin of a library under a name. It is there as long as the process, as the library is.
+    fn native(library: &Library, item: &'static NativeItem, name: &str) -> &'static Self {
+        let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+        let (hash, version) = (library.hash(), library.version());
+        Box::leak(Box::new(Self {
+            name: leak(name.to_owned()),
+            summary: &item.info().summary,
+            origin: leak(format!("{} {version}, blake3 {hash}", library.name())),
+            schema: SettingsSchema::Native(item),
+            make: Make::Native(item),
+        }))
+    }
 }
 
 inventory::collect!(Plugin);
@@ -142,7 +181,7 @@ macro_rules! register {
                 name: $name,
                 summary: $summary,
                 origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
-                settings: $crate::registry::settings_schema::<$settings>,
+                schema: $crate::registry::SettingsSchema::Of($crate::registry::settings_schema::<$settings>),
                 make: $crate::registry::Make::$kind($make),
             }
         }
@@ -153,6 +192,10 @@ macro_rules! register {
 pub fn parse_settings<T: DeserializeOwned>(owner: &str, value: &Value) -> Result<T> {
     let empty = Value::Object(serde_json::Map::new());
     let value = if value.is_null() { &empty } else { value };
+    // serde would also read a structure from a list.
+    if !value.is_object() {
+        return Err(Error::settings(owner, format!("expected a table of settings, found {value}")));
+    }
     T::deserialize(value).map_err(|e| Error::settings(owner, e))
 }
 
@@ -164,6 +207,11 @@ pub fn settings_schema<T: JsonSchema>() -> Schema {
 /// All plugins of a program, sorted by kind and name.
 pub struct Registry {
     plugins: BTreeMap<(Kind, &'static str), &'static Plugin>,
+    /// The plugins of libraries by `library::name`, whatever they are called above.
+    qualified: BTreeMap<(Kind, &'static str), &'static Plugin>,
+    /// Names that several libraries have, and nothing that is linked in.
+    shared: BTreeSet<(Kind, &'static str)>,
+    libraries: Vec<&'static Library>,
 }
 
 impl Registry {
@@ -190,7 +238,63 @@ impl Registry {
                 });
             }
         }
-        Ok(Self { plugins: map })
+        Ok(Self { plugins: map, qualified: BTreeMap::new(), shared: BTreeSet::new(), libraries: Vec::new() })
+    }
+
+    /// Loads a native library and adds its plugins. The same file a second time is the same library.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::Native`] says what is wrong with it, or which library has the same name
+    /// and plugin.
+    pub fn load(&mut self, path: &Path) -> Result<&'static Library> {
+        let file = native::inspect(path)?;
+        if let Some(&known) = self.libraries.iter().find(|l| l.hash() == file.hash) {
+            return Ok(known);
+        }
+        let library = Library::of(file)?;
+        let name_of = |item: &NativeItem| format!("{}::{}", library.name(), item.name());
+        for item in library.items() {
+            let (kind, name) = (item.kind(), name_of(item));
+            if self.qualified.keys().any(|key| *key == (kind, name.as_str())) {
+                let other = self.libraries.iter().find(|l| l.name() == library.name());
+                let other = other.map_or_else(String::new, |l| format!(", `{}`", l.path().display()));
+                let reason =
+                    format!("another library of this name{other}, has a {kind} `{}` too", item.name());
+                return Err(Error::Native { path: library.path().to_owned(), reason });
+            }
+        }
+        for item in library.items() {
+            let kind = item.kind();
+            let full = Plugin::native(library, item, &name_of(item));
+            self.qualified.insert((kind, full.name), full);
+            let short = (kind, item.name());
+            match self.plugins.get(&short).copied() {
+                None if !self.shared.contains(&short) => {
+                    let plugin = Plugin::native(library, item, item.name());
+                    self.plugins.insert((kind, plugin.name), plugin);
+                    continue;
+                }
+                Some(Plugin { make: Make::Native(other), .. }) => {
+                    // The first of two libraries gives up the name.
+                    self.plugins.remove(&short);
+                    self.shared.insert(short);
+                    let same = |p: &&Plugin| matches!(p.make, Make::Native(i) if std::ptr::eq(i, *other));
+                    if let Some(&first) = self.qualified.values().find(|p| same(p)) {
+                        self.plugins.insert((kind, first.name), first);
+                    }
+                }
+                _ => {}
+            }
+            tracing::warn!("{kind} `{}` is `{}`: another one has that name", item.name(), full.name);
+            self.plugins.insert((kind, full.name), full);
+        }
+        self.libraries.push(library);
+        Ok(library)
+    }
+
+    /// The native libraries that were loaded, in that order.
+    pub fn libraries(&self) -> &[&'static Library] {
+        &self.libraries
     }
 
     /// All of them, sorted by kind and name.
@@ -200,20 +304,25 @@ impl Registry {
 
     /// The plugin of this kind and name.
     pub fn find(&self, kind: Kind, name: &str) -> Result<&'static Plugin> {
-        if let Some((_, plugin)) = self.iter().find(|(k, p)| *k == kind && p.name == name) {
+        let named = |p: &&Plugin| p.make.kind() == kind && p.name == name;
+        if let Some(&plugin) =
+            self.plugins.values().find(|p| named(p)).or_else(|| self.qualified.values().find(|p| named(p)))
+        {
             return Ok(plugin);
         }
         let known: Vec<String> =
             self.iter().filter(|(k, _)| *k == kind).map(|(_, p)| p.name.to_owned()).collect();
+        let same: Vec<String> = known.iter().filter(|k| label(k) == name).cloned().collect();
         Err(Error::UnknownPlugin {
             kind: kind.name(),
             name: name.to_owned(),
-            near: near(name, &known),
+            near: if same.is_empty() { near(name, &known) } else { same },
             known,
         })
     }
 
-    /// Where a plugin comes from, for fingerprints: the crate with its version, or the hash of a WASM module.
+    /// Where a plugin comes from, for fingerprints: the crate with its version, the library with its version and hash, or the
+    /// hash of a WASM module.
     pub fn origin(&self, kind: Kind, name: &str) -> Result<String> {
         if kind == Kind::Policy && is_path(name) {
             return Ok(format!("blake3 {}", file_hash(Path::new(name))?));
@@ -246,6 +355,7 @@ impl Registry {
     pub fn observer(&self, name: &str, settings: &Value) -> Result<Box<dyn Observer>> {
         match self.find(Kind::Observer, name)?.make {
             Make::Observer(make) => make(settings),
+            Make::Native(item) => item.observer(settings),
             _ => unreachable!("found by kind"),
         }
     }
@@ -257,6 +367,7 @@ impl Registry {
         }
         match self.find(Kind::Policy, name)?.make {
             Make::Policy(make) => make(settings),
+            Make::Native(item) => item.policy(settings),
             _ => unreachable!("found by kind"),
         }
     }
@@ -265,6 +376,7 @@ impl Registry {
     pub fn rounder(&self, name: &str, settings: &Value) -> Result<Box<dyn Rounder>> {
         match self.find(Kind::Rounder, name)?.make {
             Make::Rounder(make) => make(settings),
+            Make::Native(item) => item.rounder(settings),
             _ => unreachable!("found by kind"),
         }
     }
@@ -282,15 +394,18 @@ pub fn is_path(name: &str) -> bool {
     name.contains(['/', '\\']) || name.ends_with(".wasm") || name.ends_with(".wat")
 }
 
-/// A plugin's name as documents keep it: of a path the file's name, since the same module elsewhere is the same plugin.
+/// A plugin's name as documents keep it: of a path the file's name, since the same module elsewhere is the same plugin; of a
+/// library's plugin its own name.
 ///
 /// ```
 /// use taq_core::registry::label;
 ///
 /// assert_eq!((label("policies/mine.wasm"), label("multitier")), ("mine.wasm", "multitier"));
+/// assert_eq!(label("signround::sign-round"), "sign-round");
 /// ```
 pub fn label(name: &str) -> &str {
-    name.rsplit(['/', '\\']).next().unwrap_or(name)
+    let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    if is_path(name) { file } else { file.rsplit("::").next().unwrap_or(file) }
 }
 
 /// Names that a typo may have meant, nearest first: at most three edits and a third of the longer name away,

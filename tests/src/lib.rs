@@ -5,7 +5,9 @@ pub mod activations;
 pub mod chromium;
 pub mod golden;
 pub mod markdown;
+pub mod native;
 pub mod paths;
+pub mod planted;
 pub mod python;
 pub mod taq;
 

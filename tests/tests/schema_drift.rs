@@ -56,7 +56,7 @@ fn published_schemas_are_those_of_the_code() {
 fn settings_schemas_of_policies_are_those_of_the_code() {
     let plugins = Registry::linked().unwrap();
     for name in ["baseline-a8", "budget", "multitier"] {
-        let schema = (plugins.find(Kind::Policy, name).unwrap().settings)();
+        let schema = plugins.find(Kind::Policy, name).unwrap().settings();
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         let path = paths::repository().join(format!("policies/{name}/settings.schema.json"));
         if std::env::var_os("TAQ_BLESS").is_some() {

@@ -23,6 +23,8 @@ mod schema;
 mod sensitivity;
 mod session;
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::BenchArgs;
@@ -85,6 +87,11 @@ pub(crate) struct CommonArgs {
     /// Where MLX computes [default: the GPU if this build has one, else the CPU]
     #[arg(long, global = true, value_enum, value_name = "DEVICE", help_heading = "Common options")]
     pub(crate) device: Option<DeviceChoice>,
+
+    /// Native library with plugins (docs/abi.md), loaded into this process; may be given several times. The folders of
+    /// TAQ_PLUGINS are looked through too
+    #[arg(long = "plugin", global = true, value_name = "LIBRARY", help_heading = "Common options")]
+    pub(crate) libraries: Vec<PathBuf>,
 
     /// Say more on stderr; -vv says everything. TAQ_LOG takes filters such as `taq_core=trace`
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Common options")]

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use serde_json::{Map, Value};
 use taq_core::registry::Kind;
+
+use super::parse;
 
 /// Flags of `taq plugins`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +19,8 @@ use taq_core::registry::Kind;
                   taq plugins rounder            one kind\n  \
                   taq plugins show adaround      what it does and its settings\n  \
                   taq plugins show adaround --json    the JSON schema of its settings\n  \
+                  taq plugins --plugin ./libmine.so     with those of a native library\n  \
+                  taq plugins check ./libmine.so        does it keep to what taq expects?\n  \
                   taq plugin new mine --kind policy --lang rust    a project to begin with"
 )]
 pub(crate) struct PluginsArgs {
@@ -65,6 +70,19 @@ pub(crate) enum PluginsCommand {
         /// Language to write it in [default: rust]
         #[arg(long, value_enum, alias = "language", value_name = "LANGUAGE")]
         lang: Option<Language>,
+    },
+    /// Check a native library: what it is, what it offers, and each of its plugins by the conformance suite of its kind
+    #[command(after_help = "Examples:\n  taq plugins check ./libmine.so\n  \
+                            taq plugins check ./libmine.so --config '{\"my-rounder\": {\"iters\": 20}}'\n\n\
+                            The library is loaded, and its code runs: only check what you would also run.")]
+    Check {
+        /// Native library
+        #[arg(value_name = "LIBRARY")]
+        library: PathBuf,
+
+        /// Settings to check with: an object with the settings of each plugin under its name [default: theirs]
+        #[arg(long, value_name = "JSON", value_parser = parse::settings)]
+        config: Option<Map<String, Value>>,
     },
 }
 

@@ -185,7 +185,7 @@ fn set(
     value: Option<usize>,
 ) -> Result<()> {
     let Some(value) = value else { return Ok(()) };
-    let schema = (registry.find(Kind::Rounder, &rounder.name)?.settings)();
+    let schema = registry.find(Kind::Rounder, &rounder.name)?.settings();
     let known = schema.get("properties").and_then(Value::as_object);
     if !known.is_some_and(|k| k.contains_key(name)) {
         let owner = format!("{flag}: rounder `{}`", rounder.name);

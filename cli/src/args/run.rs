@@ -62,9 +62,10 @@ pub(crate) struct RunArgs {
 
 impl RunArgs {
     /// The manifest with the flags applied and every plugin's name and settings checked: what is wrong in the
-    /// last stage is said before the first one begins.
-    pub(crate) fn pipeline(&self, registry: &Registry) -> Result<Pipeline> {
+    /// last stage is said before the first one begins. The manifest's libraries are loaded.
+    pub(crate) fn pipeline(&self, registry: &mut Registry) -> Result<Pipeline> {
         let mut pipeline = Pipeline::read(&self.pipeline)?;
+        pipeline.plugins.iter().try_for_each(|library| registry.load(library).map(drop))?;
         if let Some(output) = &self.output {
             pipeline.output.clone_from(output);
         }

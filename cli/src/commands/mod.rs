@@ -6,6 +6,7 @@ mod differences;
 mod doctor;
 mod export;
 mod import;
+mod libraries;
 mod plot;
 mod plugins;
 mod policy;
@@ -36,7 +37,9 @@ pub(crate) struct Host {
 
 /// Executes the command.
 pub(crate) fn execute(cli: Cli, terminal: Terminal) -> Result<(), Failure> {
-    let host = Host { registry: Registry::linked()?, terminal, quiet: cli.common.quiet };
+    let mut registry = Registry::linked()?;
+    libraries::load(&mut registry, &cli.common.libraries)?;
+    let host = Host { registry, terminal, quiet: cli.common.quiet };
     if let Some(device) = cli.common.device {
         choose_device(device)?;
     }

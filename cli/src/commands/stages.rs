@@ -134,8 +134,8 @@ pub(super) fn reading(host: Host, args: &SessionArgs) -> Result<(Session, Option
 }
 
 /// `taq run`.
-pub(crate) fn run(host: Host, args: &RunArgs) -> Result<(), Failure> {
-    let manifest = args.pipeline(&host.registry)?;
+pub(crate) fn run(mut host: Host, args: &RunArgs) -> Result<(), Failure> {
+    let manifest = args.pipeline(&mut host.registry)?;
     let root = &manifest.output;
     let choice = SessionChoice::new(manifest.model.clone(), manifest.sampler.clone(), manifest.seed);
     no_traces(root, || {

@@ -1,6 +1,7 @@
 //! JSON Schemas of every document that taq reads or writes, as published in `sdk/schemas`.
 
 use schemars::{Schema, schema_for};
+use taq_plugin::PluginInfo;
 use taq_policy::{PolicyError, PolicyInfo, PolicyPlan, PolicyRequest};
 
 use super::choice::SessionChoice;
@@ -26,6 +27,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("layer_temporal_analysis", schema_for!(TemporalAnalysis)),
         ("packed_weights", schema_for!(PackedWeights)),
         ("pipeline", schema_for!(Pipeline)),
+        ("plugin_info", schema_for!(PluginInfo)),
         ("policy_error", schema_for!(PolicyError)),
         ("policy_info", schema_for!(PolicyInfo)),
         ("policy_plan", schema_for!(PolicyPlan)),

@@ -31,4 +31,5 @@ pub use gate::ModuleFacts;
 pub use policy::{PolicyRun, WasmPolicy};
 #[cfg(fuzzing)]
 pub use probe::{Outcome, probe};
-pub(crate) use text::shown;
+pub(crate) use text::document;
+pub use text::shown;

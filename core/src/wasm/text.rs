@@ -6,7 +6,7 @@ use super::limits::TEXT_CHARACTERS;
 
 /// At most [`TEXT_CHARACTERS`] characters on one line, control characters escaped; bytes that are no UTF-8 are
 /// replaced.
-pub(crate) fn shown(bytes: &[u8]) -> String {
+pub fn shown(bytes: &[u8]) -> String {
     // Four bytes a character at the most: nothing beyond is looked at.
     let head = &bytes[..bytes.len().min(4 * TEXT_CHARACTERS)];
     let text = String::from_utf8_lossy(head);
@@ -30,7 +30,7 @@ fn is_invisible(c: char) -> bool {
 }
 
 /// A JSON document of the guest.
-pub(super) fn document<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
+pub(crate) fn document<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| format!("its {what} is no UTF-8 (at byte {})", e.valid_up_to()))?;
     serde_json::from_str(text)

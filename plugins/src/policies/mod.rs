@@ -126,7 +126,7 @@ mod tests {
         for info in [baseline_a8::info(), budget::info(), multitier::info()] {
             let plugin = registry.find(Kind::Policy, &info.name).unwrap();
             assert_eq!(plugin.summary, info.summary);
-            let schema = (plugin.settings)().to_value();
+            let schema = plugin.settings().to_value();
             for (field, about) in schema["properties"].as_object().unwrap() {
                 assert!(about["description"].is_string(), "{}: {field}", info.name);
             }

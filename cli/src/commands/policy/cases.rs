@@ -40,7 +40,7 @@ pub(super) fn test(registry: &Registry, policy: &str, folder: &Path, bless: bool
     if failed == 0 {
         return Ok(());
     }
-    Err(Failure::Cases { failed, of: cases.len() })
+    Err(Failure::Checks { failed, of: cases.len(), what: "cases" })
 }
 
 /// Paths of the cases without their endings, sorted.

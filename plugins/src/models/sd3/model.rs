@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn the_plugin_describes_its_settings() {
         let plugins = Registry::linked().unwrap();
-        let schema = (plugins.find(Kind::Model, "sd3").unwrap().settings)();
+        let schema = plugins.find(Kind::Model, "sd3").unwrap().settings();
         let text = schema.as_value().to_string();
         for word in ["source", "compat", "t5", "emoji-sd3", "diffusionkit"] {
             assert!(text.contains(word), "{word}: {text}");
