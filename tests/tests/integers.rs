@@ -261,7 +261,8 @@ fn images_are_those_of_the_simulation() {
 /// Every layer whose input is not quantized, its weight in groups of 64.
 fn weight_only(model: &dyn Model, bits: u8) -> Vec<(LayerId, RoundedLayer)> {
     let rounded = |layer: &WeightOnlySpec| {
-        let group = if layer.in_features % 64 == 0 { Granularity::Group(64) } else { Granularity::Channel };
+        let group =
+            if layer.in_features.is_multiple_of(64) { Granularity::Group(64) } else { Granularity::Channel };
         let grid = Grid::new(bits, group, false).unwrap();
         (layer.id.clone(), nearest(&model.weight(&layer.id).unwrap(), &grid, Clipping::Absmax).unwrap())
     };

@@ -143,7 +143,7 @@ pub(crate) fn accumulate(
     inputs: Range<usize>,
     sums: &mut [[i32; WIDTH]],
 ) {
-    assert!(inputs.start % LANE == 0 && inputs.end % LANE == 0 && inputs.end <= depth);
+    assert!(inputs.start.is_multiple_of(LANE) && inputs.end.is_multiple_of(LANE) && inputs.end <= depth);
     assert!(panel.len() >= depth * WIDTH && integers.len() == sums.len() * depth);
     if bits == 8 && !level.multiplies_bytes() {
         let (low, high) = panel.split_at(panel.len() / 2);

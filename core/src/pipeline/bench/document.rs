@@ -63,7 +63,7 @@ pub struct BenchEntry {
     /// Bits of activations, averaged over layers and timesteps; absent of full precision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_bits: Option<f64>,
-    /// Bytes of the quantizable layers' weights as packed integers with step sizes and zero points; of layers in full precision,
+    /// Bytes of all linear layers' weights as packed integers with step sizes and zero points; of layers in full precision,
     /// as 16-bit numbers.
     pub weight_bytes: u64,
     /// Time.

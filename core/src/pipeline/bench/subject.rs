@@ -135,23 +135,24 @@ fn widened(session: &Session, weights: u8, activations: u8, dynamic: bool) -> Re
     })
 }
 
-/// Average bits of the weights (16 where a layer has no grid), and their bytes with step sizes and zero points in f32.
+/// Average bits of the plan's weights (16 where a layer has no grid), and the bytes of all linear layers with step sizes and
+/// zero points in f32.
 fn sizes(session: &Session, grid: impl Fn(&LayerId) -> Result<Option<Grid>>) -> Result<(f64, u64)> {
+    let spec = session.model.spec();
     let (mut bits, mut bytes, mut all) = (0_u64, 0_u64, 0_u64);
-    for (id, shape) in session.model.spec().weights() {
-        let weights: usize = shape.iter().product();
-        all += weights as u64;
-        match grid(id)? {
+    for (id, shape) in spec.weights() {
+        let (weights, grid) = (shape.iter().product::<usize>(), grid(id)?);
+        bytes += match grid {
             Some(grid) => {
                 let groups = grid.layout(shape)?.groups;
                 let parts = if grid.symmetric { 4 } else { 8 };
-                bits += weights as u64 * u64::from(grid.bits);
-                bytes += (packed_len(weights, grid.bits) + parts * groups) as u64;
+                (packed_len(weights, grid.bits) + parts * groups) as u64
             }
-            None => {
-                bits += 16 * weights as u64;
-                bytes += 2 * weights as u64;
-            }
+            None => 2 * weights as u64,
+        };
+        if spec.layer(id).is_some() {
+            all += weights as u64;
+            bits += weights as u64 * grid.map_or(16, |grid| u64::from(grid.bits));
         }
     }
     Ok((bits as f64 / all.max(1) as f64, bytes))

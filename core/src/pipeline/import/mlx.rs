@@ -115,7 +115,10 @@ fn rounded(
     let words = columns * usize::from(bits) / 32;
     let bytes = weights.bytes(&format!("{module}.weight"), Dtype::U32, &[rows, words])?;
     let mask = u8::MAX >> (8 - bits);
-    let integers = unpack(bytes, bits, rows * columns)?.into_iter().map(|q| q as u8 & mask).collect();
+    let integers: Vec<u8> =
+        unpack(bytes, bits, rows * columns)?.into_iter().map(|q| q as u8 & mask).collect();
+    // What fits into 7 bits, which MLX has not, was 7 bits: on the wider grid the zero point would lose its last bits.
+    let bits = if bits == 8 && integers.iter().all(|q| *q < 128) { 7 } else { bits };
     let groups = [rows, columns / group];
     let steps = weights.floats(&format!("{module}.scales"), &groups)?;
     let minima = weights.floats(&format!("{module}.biases"), &groups)?;

@@ -61,8 +61,8 @@ fn by_definition(
     for (row, x) in x.chunks(inputs).enumerate() {
         let step = steps[row / tokens];
         let (s, qmax) = (learned.scale[step], activation_qmax(plan.bits[step]).unwrap());
-        for o in 0..outputs {
-            let mut y = f64::from(own[o]) + f64::from(or(&learned.bias, step * outputs + o, 0.0));
+        for (o, &own) in own.iter().enumerate() {
+            let mut y = f64::from(own) + f64::from(or(&learned.bias, step * outputs + o, 0.0));
             for (i, &x) in x.iter().enumerate() {
                 let z = or(&learned.shift, step * inputs + i, 0.0);
                 let m = or(&learned.multiplier, i, 1.0);
