@@ -10,6 +10,7 @@ pub mod paths;
 pub mod planted;
 pub mod python;
 pub mod taq;
+pub mod wasm;
 
 /// The code in the book, compiled and run as documentation tests; that of `write-a-policy.md` is built as a project by
 /// `tests/book.rs`.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use taq_core::artifacts::schemas;
 use taq_core::manifest::Pipeline;
 use taq_tests::markdown::{Block, anchors, blocks, links, run};
 use taq_tests::paths::repository;
+use taq_tests::wasm::compiles_to_wasm;
 
 const HOST: &str = env!("CARGO_BIN_EXE_taq-host");
 
@@ -181,13 +181,7 @@ fn run_a_pipeline() {
 
 #[test]
 fn write_a_policy() {
-    let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"])
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_default();
-    if !Path::new(&libraries).is_dir() {
-        eprintln!("skipped: rustup target add wasm32-unknown-unknown");
+    if !compiles_to_wasm() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -1,13 +1,14 @@
 //! `taq plugin new`: every project does what its README says, from building to a table that compares it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 use taq_tests::markdown::{blocks, run};
 use taq_tests::paths::repository;
 use taq_tests::taq::succeed;
+use taq_tests::wasm::compiles_to_wasm;
 use tempfile::TempDir;
 
 const HOST: &str = env!("CARGO_BIN_EXE_taq-host");
@@ -87,13 +88,7 @@ fn a_policy_in_wat() {
 
 #[test]
 fn a_policy_in_rust() {
-    let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"])
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_default();
-    if !Path::new(&libraries).is_dir() {
-        eprintln!("skipped: rustup target add wasm32-unknown-unknown");
+    if !compiles_to_wasm() {
         return;
     }
     let project = Project::new(&["--kind", "policy", "--lang", "rust"]);
