@@ -1,11 +1,12 @@
-//! The model that computes with integers against the one whose layers are simulated: velocities and images.
+//! The model that computes with integers, and the one whose weights stay packed, against the one whose layers are simulated:
+//! layers, velocities and images.
 
 use std::collections::HashMap;
 
-use mlx_rs::{Array, random};
+use mlx_rs::{Array, Dtype, random};
 use taq_core::metrics::relative_l2_arrays;
-use taq_core::pipeline::{ActivationPlan, IntegerTap, QuantizedLayers, QuantizedTap};
-use taq_core::quant::{Clipping, Grid, InputGrids, QuantizedLinear, nearest, to_vec};
+use taq_core::pipeline::{ActivationPlan, IntegerTap, PackedTap, QuantizedLayers, QuantizedTap};
+use taq_core::quant::{Clipping, Grid, InputGrids, PackedLinear, QuantizedLinear, nearest, to_vec};
 use taq_core::registry::Registry;
 use taq_core::{Conditioning, LayerId, LearnedInput, LinearCall, Model, Result, RoundedLayer, Tap};
 use taq_plugins as _;
@@ -153,20 +154,20 @@ impl Tap for Exact<'_> {
 
 /// Computes every layer on both ways from the same input and notes how far they are apart.
 struct Both<'a> {
-    integers: IntegerTap,
+    ours: Box<dyn Tap>,
     simulated: QuantizedTap<'a>,
     worst: f64,
 }
 
 impl Tap for Both<'_> {
     fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
-        self.integers.begin(timesteps)?;
+        self.ours.begin(timesteps)?;
         self.simulated.begin(timesteps)
     }
 
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
         let again = LinearCall { layer: call.layer, input: call.input, weight: call.weight, bias: call.bias };
-        let (ours, theirs) = (self.integers.linear(again)?, self.simulated.linear(call)?);
+        let (ours, theirs) = (self.ours.linear(again)?, self.simulated.linear(call)?);
         self.worst = self.worst.max(relative_l2_arrays(&ours, &theirs)?);
         Ok(ours)
     }
@@ -176,6 +177,17 @@ fn integer_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>) 
     let mut tap = IntegerTap::new(plan);
     for (id, rounded) in rounded {
         tap.insert(id, QuantizedLinear::new(rounded, &plan.inputs[id]).unwrap());
+    }
+    tap
+}
+
+/// Whole layers would compare with themselves: there must be none.
+fn packed_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>, dtype: Dtype) -> PackedTap {
+    let mut tap = PackedTap::new(plan);
+    for (id, rounded) in rounded {
+        let layer = PackedLinear::new(rounded, &plan.inputs[id], dtype).unwrap();
+        assert!(layer.is_packed(), "{id}");
+        tap.insert(id, layer);
     }
     tap
 }
@@ -205,15 +217,17 @@ fn every_layer_is_that_of_the_simulation_in_f32() {
         let (plan, rounded) = quantize(&*model, &inputs);
         let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
         let layers: QuantizedLayers = rounded.iter().map(layer).collect();
-        let mut both = Both {
-            integers: integer_tap(&plan, &rounded),
-            simulated: QuantizedTap::new(&plan, &layers),
-            worst: 0.0,
-        };
-        for timestep in TIMESTEPS {
-            inputs.velocity(&*model, &[timestep; 2], &mut both);
+        let packed = packed_tap(&plan, &rounded, Dtype::Float32);
+        let taps: [(&str, Box<dyn Tap>); 2] =
+            [("integers", Box::new(integer_tap(&plan, &rounded))), ("packed", Box::new(packed))];
+        for (kind, ours) in taps {
+            let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+            for timestep in TIMESTEPS {
+                inputs.velocity(&*model, &[timestep; 2], &mut both);
+            }
+            inputs.velocity(&*model, &[TIMESTEPS[0], TIMESTEPS[3]], &mut both);
+            assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}, {kind}: {:e}", both.worst);
         }
-        assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}: {:e}", both.worst);
     }
 }
 

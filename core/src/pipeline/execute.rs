@@ -1,29 +1,34 @@
-//! A quantized model ready to run: with packed integers on the CPU, elsewhere simulated.
+//! A quantized model ready to run: with packed integers on the CPU, elsewhere with packed weights.
+
+use mlx_rs::Dtype;
 
 use super::integers::IntegerTap;
-use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use crate::quant::QuantizedLinear;
+use super::packed::PackedTap;
+use super::quantized::ActivationPlan;
+use crate::quant::{PackedLinear, QuantizedLinear};
 use crate::{LayerId, Result, RoundedLayer, Tap};
 
 /// The layers that are quantized; the others compute in full precision.
 pub(super) struct QuantizedModel {
     activations: ActivationPlan,
+    /// Of the model.
+    dtype: Dtype,
     layers: Layers,
 }
 
 enum Layers {
     Integers(IntegerTap),
-    Simulated(QuantizedLayers),
+    Packed(PackedTap),
 }
 
 impl QuantizedModel {
-    /// A model without quantized layers yet, at the timesteps of this plan.
-    pub fn new(activations: ActivationPlan) -> Self {
+    /// A model of this element type without quantized layers yet, at the timesteps of this plan.
+    pub fn new(activations: ActivationPlan, dtype: Dtype) -> Self {
         let layers = match mlx_host::on_cpu() {
             true => Layers::Integers(IntegerTap::new(&activations)),
-            false => Layers::Simulated(QuantizedLayers::new()),
+            false => Layers::Packed(PackedTap::new(&activations)),
         };
-        Self { activations, layers }
+        Self { activations, dtype, layers }
     }
 
     /// Replaces a layer.
@@ -31,7 +36,7 @@ impl QuantizedModel {
         let input = self.activations.input(id)?;
         match &mut self.layers {
             Layers::Integers(tap) => tap.insert(id, QuantizedLinear::new(rounded, input)?),
-            Layers::Simulated(layers) => _ = layers.insert(id.clone(), rounded.quantized(input)?),
+            Layers::Packed(tap) => tap.insert(id, PackedLinear::new(rounded, input, self.dtype)?),
         }
         Ok(())
     }
@@ -40,7 +45,7 @@ impl QuantizedModel {
     pub fn run<T>(&mut self, with: impl FnOnce(&mut dyn Tap) -> Result<T>) -> Result<T> {
         match &mut self.layers {
             Layers::Integers(tap) => with(tap),
-            Layers::Simulated(layers) => with(&mut QuantizedTap::new(&self.activations, layers)),
+            Layers::Packed(tap) => with(tap),
         }
     }
 }

@@ -98,8 +98,8 @@ impl QuantizedLinear {
     }
 
     /// The layer's output `[batch, tokens, out_features]` from its input `[batch, tokens, in_features]` and its own bias
-    /// `[out_features]`; `steps` has the planned timestep of each row of the batch. Lazy; on the CPU only, in f32. A row
-    /// that holds NaN becomes NaN.
+    /// `[out_features]`; `steps` has the planned timestep of each row of the batch. Lazy; on the CPU only, in f32, and given
+    /// in the input's type. A row that holds NaN becomes NaN.
     ///
     /// # Errors
     /// [`Error::Shape`] if something has another shape; a wrong device is an error of the evaluation.
@@ -133,7 +133,7 @@ impl QuantizedLinear {
         let kernel = HostKernel::new("quantized linear", move |inputs, outputs| {
             inner.compute(&steps, inputs, outputs[0].f32());
         });
-        Ok(kernel.call_f32(&arrays, &shape)?)
+        Ok(kernel.call_f32(&arrays, &shape)?.as_dtype(input.dtype())?)
     }
 }
 
