@@ -37,6 +37,13 @@ pub enum WeightIssue {
         /// How many elements.
         count: usize,
     },
+    /// The tensor holds numbers that are infinite in half precision.
+    TooLarge {
+        /// Name in the file's layout.
+        key: String,
+        /// How many elements.
+        count: usize,
+    },
 }
 
 impl fmt::Display for WeightIssue {
@@ -48,6 +55,9 @@ impl fmt::Display for WeightIssue {
                 write!(f, "wrong shape {key}: expected {expected:?}, found {found:?}")
             }
             Self::NotFinite { key, count } => write!(f, "not finite  {key}: {count} NaN or infinite values"),
+            Self::TooLarge { key, count } => {
+                write!(f, "too large   {key}: {count} values that float16 does not reach; bfloat16 does")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 use crate::rows::take_rows;
 use crate::{Arrangement, Checkpoint, Companions, Error, LayerId, ModelSpec, Result, Tap};
@@ -113,6 +113,11 @@ pub trait Model {
 
     /// Settings that suit the model.
     fn defaults(&self) -> ModelDefaults;
+
+    /// Element type that the transformer computes in; its velocity has it too. All stages but `generate` need `Float32`.
+    fn dtype(&self) -> Dtype {
+        Dtype::Float32
+    }
 
     /// Folder of the [evaluator](crate::evaluator) that comes with the model, if one does.
     fn evaluator(&self) -> Option<PathBuf> {

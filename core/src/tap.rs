@@ -8,11 +8,12 @@ use mlx_rs::Array;
 
 use crate::{LayerSpec, Result, WeightOnlySpec};
 
-/// One call of a linear layer: `y = x Wᵀ + b`.
-pub struct LinearCall<'a> {
+/// One call of a linear layer: `y = x Wᵀ + b`. `L` says which: a [`LayerSpec`], whose input may be quantized, or a
+/// [`WeightOnlySpec`].
+pub struct LinearCall<'a, L = LayerSpec> {
     /// Which layer.
-    pub layer: &'a LayerSpec,
-    /// `[batch, tokens, in_features]`.
+    pub layer: &'a L,
+    /// `[batch, tokens, in_features]`; of a [`WeightOnlyCall`] `[…, in_features]`.
     pub input: &'a Array,
     /// `[out_features, in_features]`.
     pub weight: &'a Array,
@@ -20,8 +21,11 @@ pub struct LinearCall<'a> {
     pub bias: Option<&'a Array>,
 }
 
-impl LinearCall<'_> {
-    /// The full-precision product, `[batch, tokens, out_features]`.
+/// One call of a linear layer whose input is not quantized.
+pub type WeightOnlyCall<'a> = LinearCall<'a, WeightOnlySpec>;
+
+impl<L> LinearCall<'_, L> {
+    /// The full-precision product, `[…, out_features]`.
     pub fn compute(&self) -> Result<Array> {
         self.compute_with(self.input, self.weight)
     }
@@ -29,30 +33,6 @@ impl LinearCall<'_> {
     /// The product of another input or weight of the same shapes, with the layer's own bias.
     pub fn compute_with(&self, input: &Array, weight: &Array) -> Result<Array> {
         Ok(mlx_host::linear(input, weight, self.bias)?)
-    }
-}
-
-/// One call of a linear layer whose input is not quantized.
-pub struct WeightOnlyCall<'a> {
-    /// Which layer.
-    pub layer: &'a WeightOnlySpec,
-    /// `[…, in_features]`.
-    pub input: &'a Array,
-    /// `[out_features, in_features]`.
-    pub weight: &'a Array,
-    /// `[out_features]`.
-    pub bias: Option<&'a Array>,
-}
-
-impl WeightOnlyCall<'_> {
-    /// The full-precision product, `[…, out_features]`.
-    pub fn compute(&self) -> Result<Array> {
-        self.compute_with(self.weight)
-    }
-
-    /// The product of another weight of the same shape, with the layer's own bias.
-    pub fn compute_with(&self, weight: &Array) -> Result<Array> {
-        Ok(mlx_host::linear(self.input, weight, self.bias)?)
     }
 }
 

@@ -1,12 +1,14 @@
-//! The model that computes with integers against the one whose layers are simulated: velocities and images.
+//! The model that computes with integers, and the one whose weights stay packed, against the one whose layers are simulated:
+//! layers, velocities and images.
 
 use std::collections::HashMap;
 
-use mlx_rs::{Array, random};
+use mlx_rs::{Array, Dtype, random};
 use taq_core::metrics::relative_l2_arrays;
-use taq_core::pipeline::{ActivationPlan, IntegerTap, QuantizedLayers, QuantizedTap};
+use taq_core::pipeline::{ActivationPlan, IntegerTap, PackedTap, QuantizedLayers, QuantizedTap};
 use taq_core::quant::{
-    Clipping, Granularity, Grid, InputGrids, QuantizedLinear, WeightOnly, nearest, to_vec,
+    Clipping, Granularity, Grid, InputGrids, PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly,
+    nearest, to_vec,
 };
 use taq_core::registry::Registry;
 use taq_core::{
@@ -157,20 +159,20 @@ impl Tap for Exact<'_> {
 
 /// Computes every layer on both ways from the same input and notes how far they are apart.
 struct Both<'a> {
-    integers: IntegerTap,
+    ours: Box<dyn Tap>,
     simulated: QuantizedTap<'a>,
     worst: f64,
 }
 
 impl Tap for Both<'_> {
     fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
-        self.integers.begin(timesteps)?;
+        self.ours.begin(timesteps)?;
         self.simulated.begin(timesteps)
     }
 
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
         let again = LinearCall { layer: call.layer, input: call.input, weight: call.weight, bias: call.bias };
-        let (ours, theirs) = (self.integers.linear(again)?, self.simulated.linear(call)?);
+        let (ours, theirs) = (self.ours.linear(again)?, self.simulated.linear(call)?);
         self.worst = self.worst.max(relative_l2_arrays(&ours, &theirs)?);
         Ok(ours)
     }
@@ -180,6 +182,17 @@ fn integer_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>) 
     let mut tap = IntegerTap::new(plan);
     for (id, rounded) in rounded {
         tap.insert(id, QuantizedLinear::new(rounded, &plan.inputs[id]).unwrap());
+    }
+    tap
+}
+
+/// Whole layers would compare with themselves: there must be none.
+fn packed_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>, dtype: Dtype) -> PackedTap {
+    let mut tap = PackedTap::new(plan);
+    for (id, rounded) in rounded {
+        let layer = PackedLinear::new(rounded, &plan.inputs[id], dtype).unwrap();
+        assert!(layer.is_packed(), "{id}");
+        tap.insert(id, layer);
     }
     tap
 }
@@ -209,15 +222,17 @@ fn every_layer_is_that_of_the_simulation_in_f32() {
         let (plan, rounded) = quantize(&*model, &inputs);
         let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
         let layers: QuantizedLayers = rounded.iter().map(layer).collect();
-        let mut both = Both {
-            integers: integer_tap(&plan, &rounded),
-            simulated: QuantizedTap::new(&plan, &layers),
-            worst: 0.0,
-        };
-        for timestep in TIMESTEPS {
-            inputs.velocity(&*model, &[timestep; 2], &mut both);
+        let packed = packed_tap(&plan, &rounded, Dtype::Float32);
+        let taps: [(&str, Box<dyn Tap>); 2] =
+            [("integers", Box::new(integer_tap(&plan, &rounded))), ("packed", Box::new(packed))];
+        for (kind, ours) in taps {
+            let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+            for timestep in TIMESTEPS {
+                inputs.velocity(&*model, &[timestep; 2], &mut both);
+            }
+            inputs.velocity(&*model, &[TIMESTEPS[0], TIMESTEPS[3]], &mut both);
+            assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}, {kind}: {:e}", both.worst);
         }
-        assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}: {:e}", both.worst);
     }
 }
 
@@ -229,11 +244,16 @@ fn dynamic_step_sizes_are_those_of_the_simulation() {
         let plan = plan.with_dynamic(true);
         let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
         let layers: QuantizedLayers = rounded.iter().map(layer).collect();
-        let integers = integer_tap(&plan, &rounded);
-        let mut both = Both { integers, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
-        let dynamic = inputs.velocity(&*model, &[500.0; 2], &mut both);
-        assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}: {:e}", both.worst);
-        assert!(relative_l2_arrays(&dynamic, &fixed).unwrap() > 1e-3, "{name}: nothing was dynamic");
+        let packed = packed_tap(&plan, &rounded, Dtype::Float32);
+        let taps: [(&str, Box<dyn Tap>); 2] =
+            [("integers", Box::new(integer_tap(&plan, &rounded))), ("packed", Box::new(packed))];
+        for (kind, ours) in taps {
+            let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+            let dynamic = inputs.velocity(&*model, &[500.0; 2], &mut both);
+            assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}, {kind}: {:e}", both.worst);
+            let change = relative_l2_arrays(&dynamic, &fixed).unwrap();
+            assert!(change > 1e-3, "{name}, {kind}: nothing was dynamic");
+        }
     }
 }
 
@@ -278,15 +298,19 @@ fn modulation_and_embeddings_may_be_integers_too() {
         for bits in [4, 8] {
             let rounded = weight_only(&*model, bits);
             assert!(rounded.len() > 2 * model.spec().blocks.len(), "{name}: {} layers", rounded.len());
-            let mut tap = IntegerTap::new(&plan);
+            let (mut tap, mut packed) = (IntegerTap::new(&plan), PackedTap::new(&plan));
             for (id, rounded) in &rounded {
                 tap.insert_weight_only(id, WeightOnly::new(rounded).unwrap());
+                packed.insert_weight_only(id, PackedMatrix::new(rounded, Dtype::Float32).unwrap());
             }
             let weights = rounded.iter().map(|(id, r)| (id.clone(), r.dequantize().unwrap())).collect();
             let mut simulated = QuantizedTap::new(&plan, &layers).with_weight_only(&weights);
             let ours = inputs.velocity(&*model, &[500.0; 2], &mut tap);
             let theirs = inputs.velocity(&*model, &[500.0; 2], &mut simulated);
             assert_eq!(to_vec(&ours).unwrap(), to_vec(&theirs).unwrap(), "{name}, {bits} bits");
+            let packed = inputs.velocity(&*model, &[500.0; 2], &mut packed);
+            let off = relative_l2_arrays(&packed, &theirs).unwrap();
+            assert!(off < 1e-5, "{name}, {bits} bits, packed: {off:e}");
             let full = inputs.velocity(&*model, &[500.0; 2], &mut taq_core::Identity);
             errors.push(relative_l2_arrays(&ours, &full).unwrap());
         }

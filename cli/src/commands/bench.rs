@@ -113,8 +113,8 @@ fn about(report: &BenchReport) -> String {
     let images = report.entries.first().map_or(0, |e| e.images);
     let (height, width) = report.image_size;
     let mut text = format!(
-        "{images} images of {width} × {height} pixels, {} steps, guidance {}, batches of {}, on the {}.\n",
-        report.num_steps, report.cfg_weight, report.batch_size, report.device
+        "{images} images of {width} × {height} pixels, {} steps, guidance {}, batches of {}, in {} on the {}.\n",
+        report.num_steps, report.cfg_weight, report.batch_size, report.dtype, report.device
     );
     if let Some(reference) = &report.reference {
         text += &format!("Reference: {reference}. ");

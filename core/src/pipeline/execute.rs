@@ -1,33 +1,33 @@
-//! A quantized model ready to run: with packed integers on the CPU, elsewhere simulated.
+//! A quantized model ready to run: with packed integers on the CPU, elsewhere with packed weights.
 
-use std::collections::HashMap;
-
-use mlx_rs::Array;
+use mlx_rs::Dtype;
 
 use super::integers::IntegerTap;
-use super::quantized::{ActivationPlan, QuantizedLayers, QuantizedTap};
-use crate::quant::{QuantizedLinear, WeightOnly};
+use super::packed::PackedTap;
+use super::quantized::ActivationPlan;
+use crate::quant::{PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly};
 use crate::{LayerId, Result, RoundedLayer, Tap};
 
 /// The layers that are quantized; the others compute in full precision.
 pub(super) struct QuantizedModel {
     activations: ActivationPlan,
+    dtype: Dtype,
     layers: Layers,
 }
 
 enum Layers {
     Integers(IntegerTap),
-    Simulated(QuantizedLayers, HashMap<LayerId, Array>),
+    Packed(PackedTap),
 }
 
 impl QuantizedModel {
-    /// A model without quantized layers yet, at the timesteps of this plan.
-    pub fn new(activations: ActivationPlan) -> Self {
+    /// A model of this element type without quantized layers yet, at the timesteps of this plan.
+    pub fn new(activations: ActivationPlan, dtype: Dtype) -> Self {
         let layers = match mlx_host::on_cpu() {
             true => Layers::Integers(IntegerTap::new(&activations)),
-            false => Layers::Simulated(QuantizedLayers::new(), HashMap::new()),
+            false => Layers::Packed(PackedTap::new(&activations)),
         };
-        Self { activations, layers }
+        Self { activations, dtype, layers }
     }
 
     /// Replaces a layer.
@@ -35,7 +35,7 @@ impl QuantizedModel {
         let input = self.activations.input(id)?;
         match &mut self.layers {
             Layers::Integers(tap) => tap.insert(id, QuantizedLinear::new(rounded, input)?),
-            Layers::Simulated(layers, _) => _ = layers.insert(id.clone(), rounded.quantized(input)?),
+            Layers::Packed(tap) => tap.insert(id, PackedLinear::new(rounded, input, self.dtype)?),
         }
         Ok(())
     }
@@ -44,7 +44,7 @@ impl QuantizedModel {
     pub fn insert_weight_only(&mut self, id: &LayerId, rounded: &RoundedLayer) -> Result<()> {
         match &mut self.layers {
             Layers::Integers(tap) => tap.insert_weight_only(id, WeightOnly::new(rounded)?),
-            Layers::Simulated(_, weights) => _ = weights.insert(id.clone(), rounded.dequantize()?),
+            Layers::Packed(tap) => tap.insert_weight_only(id, PackedMatrix::new(rounded, self.dtype)?),
         }
         Ok(())
     }
@@ -53,9 +53,7 @@ impl QuantizedModel {
     pub fn run<T>(&mut self, with: impl FnOnce(&mut dyn Tap) -> Result<T>) -> Result<T> {
         match &mut self.layers {
             Layers::Integers(tap) => with(tap),
-            Layers::Simulated(layers, weights) => {
-                with(&mut QuantizedTap::new(&self.activations, layers).with_weight_only(weights))
-            }
+            Layers::Packed(tap) => with(tap),
         }
     }
 }

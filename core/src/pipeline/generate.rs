@@ -60,6 +60,7 @@ pub fn generate(session: &Session, settings: &GenerateSettings) -> Result<Outcom
             if plan_needed { Some(effective_plan(run, "generate", session.model.spec())?) } else { None };
         let parts = parts([
             ("model", json!(session.model.spec().fingerprint)),
+            ("dtype", json!(format!("{:?}", session.model.dtype()))),
             ("sampler", session.sampler_identity()?),
             ("seed", json!(session.cx.seed)),
             ("plan", session.stage_identity("decide")?),
@@ -129,7 +130,7 @@ pub(super) fn quantized_model(
     variant: Variant,
 ) -> Result<QuantizedModel> {
     let spec = session.model.spec();
-    let mut model = QuantizedModel::new(activations);
+    let mut model = QuantizedModel::new(activations, session.model.dtype());
     let config = match variant {
         Variant::Quantized => Some(WeightsConfig::needed(run, "generate", spec)?),
         _ => WeightsConfig::of(run)?,

@@ -1,6 +1,6 @@
 //! Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) on velocities, as in diffusers' SD3 pipeline.
 
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 use crate::{Conditioning, Error, Model, Result, Tap};
 
@@ -46,7 +46,7 @@ impl Guidance {
         if self.is_on() { Ok(ops::concatenate(&[x, x], 0)?) } else { Ok(x.clone()) }
     }
 
-    /// One guided velocity for each image, `[batch, h, w, channels]`; `conditioning` is that of
+    /// One guided velocity for each image, `[batch, h, w, channels]`, f32; `conditioning` is that of
     /// [`Self::conditioning`], and all rows are at `timestep`.
     pub fn velocity(
         self,
@@ -58,6 +58,7 @@ impl Guidance {
     ) -> Result<Array> {
         let timesteps = vec![timestep; x.dim(0) as usize * self.rows_per_image()];
         let velocity = model.denoise(&self.latents(x)?, &timesteps, conditioning, tap)?;
+        let velocity = velocity.as_dtype(Dtype::Float32)?;
         if !self.is_on() {
             return Ok(velocity);
         }

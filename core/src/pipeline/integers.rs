@@ -56,7 +56,7 @@ impl Tap for IntegerTap {
 
     fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
         match self.weight_only.get(&call.layer.id) {
-            Some(layer) => call.compute_with(&layer.weight()?),
+            Some(layer) => call.compute_with(call.input, &layer.weight()?.as_dtype(call.input.dtype())?),
             None => call.compute(),
         }
     }

@@ -136,7 +136,7 @@ impl Tap for QuantizedTap<'_> {
 
     fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
         match self.weight_only.and_then(|weights| weights.get(&call.layer.id)) {
-            Some(weight) => call.compute_with(weight),
+            Some(weight) => call.compute_with(call.input, weight),
             None => call.compute(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use serde_json::{Value, json};
 
 use super::meter::Meter;
@@ -205,12 +205,23 @@ pub(super) fn parts<const N: usize>(named: [(&str, Value); N]) -> Parts {
 
 /// Runs a stage's work between two readings of clock and memory.
 ///
-/// What it cost is kept beside the stage's record, for the report; a reused stage keeps its old figures.
+/// What it cost is kept beside the stage's record, for the report; a reused stage keeps its old figures. A model in half
+/// precision is for `generate` only.
 pub(super) fn measured(
     session: &Session,
     stage: &str,
     work: impl FnOnce() -> Result<(String, bool)>,
 ) -> Result<Outcome> {
+    let dtype = session.model.dtype();
+    if stage != "generate" && dtype != Dtype::Float32 {
+        return Err(Error::Unsupported {
+            what: format!(
+                "`taq {stage}` computes in float32 and the model is in {}, which is for `generate` and `bench`; leave its \
+                 setting `dtype` out, or set it back with --model-config '{{\"dtype\": \"float32\"}}'",
+                format!("{dtype:?}").to_lowercase()
+            ),
+        });
+    }
     let meter = Meter::start();
     let (summary, reused) = work()?;
     let (seconds, peak_memory_bytes) = meter.stop();

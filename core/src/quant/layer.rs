@@ -1,6 +1,6 @@
 //! A quantized linear layer, simulated: a weight on its grid, an input on its grids.
 
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, Dtype, ops};
 
 use super::{QDrop, RowGrids, activation_qmax, fake_quantize};
 use crate::rows::take_rows;
@@ -111,11 +111,20 @@ pub struct QuantizedLayer {
 }
 
 impl QuantizedLayer {
+    /// The same with a weight of another element type, for inputs that have it.
+    pub fn as_dtype(mut self, dtype: Dtype) -> Result<Self> {
+        self.weight = self.weight.as_dtype(dtype)?;
+        Ok(self)
+    }
+
     /// The layer's output, `[batch, tokens, out_features]`; `steps` has the planned timestep of each row.
     pub fn forward(&self, call: &LinearCall<'_>, steps: &[usize], drop: Option<QDrop>) -> Result<Array> {
         let output = call.compute_with(&self.input.quantize(call.input, steps, drop)?, &self.weight)?;
         match &self.bias {
-            Some(bias) => Ok(output.add(take_rows(bias, steps)?.expand_dims(1)?)?),
+            Some(bias) => {
+                let bias = take_rows(bias, steps)?.expand_dims(1)?;
+                Ok(output.add(bias.as_dtype(output.dtype())?)?)
+            }
             None => Ok(output),
         }
     }

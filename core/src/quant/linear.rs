@@ -64,7 +64,7 @@ impl QuantizedLinear {
     /// # Errors
     /// If the layer is none that [`RoundedLayer::validate`] accepts.
     pub fn new(rounded: &RoundedLayer, plan: &InputGrids) -> Result<Self> {
-        let weight = packed(rounded)?;
+        let weight = pack_weight(rounded)?;
         let [outputs, inputs] = rounded.shape;
         let input = rounded.input(plan)?;
         let values = |array: &Option<Array>| array.as_ref().map_or(Ok(Vec::new()), to_vec);
@@ -97,8 +97,8 @@ impl QuantizedLinear {
     }
 
     /// The layer's output `[batch, tokens, out_features]` from its input `[batch, tokens, in_features]` and its own bias
-    /// `[out_features]`; `steps` has the planned timestep of each row of the batch. Lazy; on the CPU only, in f32. A row
-    /// that holds NaN becomes NaN.
+    /// `[out_features]`; `steps` has the planned timestep of each row of the batch. Lazy; on the CPU only, in f32, and given
+    /// in the input's type. A row that holds NaN becomes NaN.
     ///
     /// # Errors
     /// [`Error::Shape`] if something has another shape; a wrong device is an error of the evaluation.
@@ -132,12 +132,12 @@ impl QuantizedLinear {
         let kernel = HostKernel::new("quantized linear", move |inputs, outputs| {
             inner.compute(&steps, inputs, outputs[0].f32());
         });
-        Ok(kernel.call_f32(&arrays, &shape)?)
+        Ok(kernel.call_f32(&arrays, &shape)?.as_dtype(input.dtype())?)
     }
 }
 
 /// The layer's integers, step sizes and zero points as the kernels take them.
-pub(super) fn packed(rounded: &RoundedLayer) -> Result<PackedWeight> {
+pub(super) fn pack_weight(rounded: &RoundedLayer) -> Result<PackedWeight> {
     let shape @ [outputs, inputs] = rounded.shape;
     let layout = rounded.grid.layout(shape)?;
     let per_tensor = rounded.grid.granularity == Granularity::Tensor;

@@ -19,6 +19,7 @@
 //! Activations are quantized symmetrically around a shift, with one step size per row of the batch
 //! ([`fake_quantize`]) and so per timestep ([`InputGrids`]).
 
+mod affine;
 mod fake;
 mod grid;
 mod layer;
@@ -26,11 +27,13 @@ mod linear;
 mod matrix;
 mod nearest;
 mod pack;
+mod packed;
 mod params;
 mod refine;
 mod rounded;
 mod weight_only;
 
+pub(crate) use affine::{Affine, GROUPS};
 pub use fake::{QDrop, RowGrids, fake_quantize};
 pub use grid::{BITS, Granularity, Grid, Layout, activation_qmax};
 pub use layer::{InputGrids, QuantizedLayer};
@@ -38,6 +41,7 @@ pub use linear::QuantizedLinear;
 pub use matrix::{is_finite, to_matrix, to_vec};
 pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
+pub use packed::{InputQuantizer, PackedLinear, PackedMatrix};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};
 pub use weight_only::WeightOnly;
 

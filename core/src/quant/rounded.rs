@@ -81,7 +81,7 @@ impl RoundedLayer {
         self.learned.as_ref().map_or(Ok(()), |l| l.check(&what, self.shape, steps))
     }
 
-    fn check_numbers(&self, what: &str) -> Result<()> {
+    pub(super) fn check_numbers(&self, what: &str) -> Result<()> {
         let grid = &self.grid;
         let groups = grid.layout(self.shape)?.groups;
         let (low, high) = (grid.qmin(), grid.qmax());

@@ -5,7 +5,7 @@ use mlx_rs::{Array, Dtype};
 use qgemm::PackedWeight;
 use std::sync::Arc;
 
-use super::linear::packed;
+use super::linear::pack_weight;
 use crate::{Result, RoundedLayer};
 
 /// A weight as packed integers of 2 to 8 bits, for the CPU. It is floating point only while it is multiplied.
@@ -18,7 +18,7 @@ impl WeightOnly {
     /// # Errors
     /// If the layer is none that [`RoundedLayer::validate`] accepts.
     pub fn new(rounded: &RoundedLayer) -> Result<Self> {
-        packed(rounded).map(|weight| Self(Arc::new(weight)))
+        pack_weight(rounded).map(|weight| Self(Arc::new(weight)))
     }
 
     /// Bytes that it occupies: packed integers, step sizes and zero points.

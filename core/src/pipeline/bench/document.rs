@@ -98,6 +98,8 @@ pub struct BenchReport {
     pub model_fingerprint: String,
     /// `cpu` or `gpu`.
     pub device: String,
+    /// What the transformer computes in: `float32`, `float16` or `bfloat16`.
+    pub dtype: String,
     /// Steps of the sampler.
     pub num_steps: usize,
     /// Classifier-free guidance weight.

@@ -103,6 +103,7 @@ pub fn bench(session: &Session, settings: &BenchSettings, out: &Path) -> Result<
         model: spec.name.clone(),
         model_fingerprint: spec.fingerprint.clone(),
         device: if on_cpu { "cpu" } else { "gpu" }.to_owned(),
+        dtype: format!("{:?}", session.model.dtype()).to_lowercase(),
         num_steps: job.schedule.steps(),
         cfg_weight: job.cfg_weight,
         image_size: job.image_size,

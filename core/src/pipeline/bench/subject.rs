@@ -120,7 +120,7 @@ fn widened(session: &Session, weights: u8, activations: u8, dynamic: bool) -> Re
     let plan = load_plan(&session.run, "bench", spec)?.with_activation_bits(activations)?;
     let inputs = ActivationPlan::load(&session.run, spec, &plan)?.with_dynamic(dynamic);
     let grid = Grid::channel(weights)?;
-    let mut model = QuantizedModel::new(inputs);
+    let mut model = QuantizedModel::new(inputs, session.model.dtype());
     for layer in spec.layers() {
         model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
     }

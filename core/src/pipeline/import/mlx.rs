@@ -12,7 +12,7 @@ use super::tensors::Tensors;
 use super::{Imported, refusal};
 use crate::artifacts::read_json;
 use crate::pipeline::Session;
-use crate::pipeline::export::mlx::GROUPS;
+use crate::quant::GROUPS;
 use crate::quant::unpack;
 use crate::{Checkpoint, Error, Result, RoundedLayer};
 

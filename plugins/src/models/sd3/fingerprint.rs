@@ -10,7 +10,8 @@ use super::source::{Component, ModelFiles, T5};
 use super::weights::Weights;
 
 /// Hashes the configurations, weights and tokenizers of a model by content, so that equal models have equal
-/// fingerprints wherever they lie, and the settings that change what they compute.
+/// fingerprints wherever they lie, and the settings that change what they compute. The element type is not among them:
+/// a model in half precision takes the plans and weights that were made for it in f32.
 pub(super) fn fingerprint(files: &ModelFiles, compat: Compat, t5: T5) -> Result<String> {
     let mut hash = Hash { hasher: blake3::Hasher::new(), seen: BTreeSet::new() };
     hash.text("compat", &format!("{compat:?}"));

@@ -5,6 +5,7 @@ mod fingerprint;
 mod mmdit;
 mod model;
 mod ops;
+mod precision;
 mod source;
 #[cfg(test)]
 mod testing;

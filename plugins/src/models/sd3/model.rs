@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use taq_core::evaluator::Evaluator;
@@ -14,6 +14,7 @@ use taq_core::{
 use super::export;
 use super::fingerprint::fingerprint;
 use super::mmdit::{Compat, Mmdit};
+use super::precision::Precision;
 use super::source::{ModelFiles, T5};
 use super::text::TextEncoders;
 use super::vae::Vae;
@@ -32,6 +33,8 @@ pub(crate) struct Sd3Settings {
     compat: Compat,
     /// Whether prompts also go through the T5 encoder.
     t5: T5,
+    /// What the transformer computes in; half precision is for generating images on a GPU.
+    dtype: Precision,
 }
 
 register!(
@@ -61,7 +64,7 @@ impl Sd3 {
     /// [`Error::Weights`] lists all tensors of a component that do not fit; otherwise as `ModelFiles::resolve`.
     pub(crate) fn load(settings: Sd3Settings) -> Result<Self> {
         let files = ModelFiles::resolve(settings.source.as_deref(), settings.t5)?;
-        let transformer = Mmdit::load(&files.transformer, settings.compat)?;
+        let transformer = Mmdit::load(&files.transformer, settings.compat, settings.dtype.dtype())?;
         let config = transformer.config();
         let text = TextEncoders::load(
             &files,
@@ -106,6 +109,10 @@ impl Model for Sd3 {
 
     fn defaults(&self) -> ModelDefaults {
         self.defaults.clone()
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.transformer.dtype()
     }
 
     fn evaluator(&self) -> Option<PathBuf> {

@@ -124,7 +124,7 @@ impl TimeTextEmbed {
     }
 
     /// One timestep (1000 σ) and one row of `pooled`, `[batch, pooled width]`, for each row of the batch:
-    /// `[batch, width]`.
+    /// `[batch, width]`, in the type of `pooled`.
     pub(super) fn forward(&self, timesteps: &[f32], pooled: &Array, tap: &mut dyn Tap) -> Result<Array> {
         if pooled.shape() != [timesteps.len() as i32, self.pooled as i32] {
             return Err(Error::Shape {
@@ -138,6 +138,7 @@ impl TimeTextEmbed {
             .flat_map(|&t| if self.half_timesteps { sinusoid_f16(t) } else { sinusoid(t) })
             .collect();
         let waves = Array::from_slice(&waves, &[timesteps.len() as i32, FREQUENCY_CHANNELS as i32]);
+        let waves = waves.as_dtype(pooled.dtype())?;
         Ok(self.timestep.forward(&waves, tap)?.add(self.text.forward(pooled, tap)?)?)
     }
 }

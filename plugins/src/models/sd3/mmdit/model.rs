@@ -18,6 +18,8 @@ use crate::models::sd3::weights::{Layout, Loader, Weights};
 #[derive(Debug)]
 pub(crate) struct Mmdit {
     config: MmditConfig,
+    /// Element type of all weights and of what is computed with them.
+    dtype: Dtype,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
     context_embedder: WeightOnlyLinear,
@@ -31,14 +33,15 @@ pub(crate) struct Mmdit {
 
 impl Mmdit {
     /// Loads a transformer and its configuration, which is inferred from the weights where there is no file.
-    pub(crate) fn load(files: &Component, compat: Compat) -> Result<Self> {
+    pub(crate) fn load(files: &Component, compat: Compat, dtype: Dtype) -> Result<Self> {
         let weights = Weights::open(&files.weights)?;
         let config = match (&files.config, files.naming) {
             (Some(path), _) => MmditConfig::read(path)?,
             (None, Naming::Original) => MmditConfig::infer(&weights, files.prefix)?,
             (None, Naming::Diffusers) => MmditConfig::sd3_medium(),
         };
-        let loader = Loader::with_layout(&weights, layout(files, config.num_layers));
+        let layout = layout(files, config.num_layers);
+        let loader = Loader::with_layout(&weights, layout).with_dtype(dtype);
         let model = Self::from_loader(&loader, config, compat)?;
         loader.finish()?;
         Ok(model)
@@ -69,6 +72,7 @@ impl Mmdit {
             context_embedder: weight_only("context_embedder", config.joint_attention_dim, width),
             norm_out: weight_only("norm_out.linear", width, 2 * width),
             proj_out,
+            dtype: loader.dtype(),
             places: blocks.iter().enumerate().flat_map(place).collect(),
             blocks,
             config,
@@ -78,6 +82,11 @@ impl Mmdit {
     /// The sizes.
     pub(crate) fn config(&self) -> &MmditConfig {
         &self.config
+    }
+
+    /// Element type of all weights and of what is computed with them.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// The blocks and their quantizable layers as data.
@@ -108,7 +117,8 @@ impl Mmdit {
         layers.chain(weight_only).map(|(id, module)| (id.clone(), module.clone()))
     }
 
-    /// What the first block sees; `x` is `[batch, h, w, channels]`.
+    /// What the first block sees; `x` is `[batch, h, w, channels]`. Timesteps become sinusoids in f32, which are rounded to
+    /// the model's type, as in diffusers.
     pub(crate) fn embed(
         &self,
         x: &Array,
@@ -116,7 +126,8 @@ impl Mmdit {
         conditioning: &Conditioning,
         tap: &mut dyn Tap,
     ) -> Result<BlockIo> {
-        let hidden = self.patch_embed.forward(x)?;
+        let cast = |array: &Array| array.as_dtype(self.dtype);
+        let hidden = self.patch_embed.forward(&cast(x)?)?;
         let tokens = &conditioning.tokens;
         let width = self.config.joint_attention_dim as i32;
         if tokens.ndim() != 3 || tokens.dim(0) != x.dim(0) || tokens.dim(2) != width {
@@ -135,8 +146,8 @@ impl Mmdit {
         }
         Ok(BlockIo {
             hidden,
-            context: Some(self.context_embedder.forward(tokens, tap)?),
-            temb: self.time_text_embed.forward(timesteps, &conditioning.pooled, tap)?,
+            context: Some(self.context_embedder.forward(&cast(tokens)?, tap)?),
+            temb: self.time_text_embed.forward(timesteps, &cast(&conditioning.pooled)?, tap)?,
             timesteps: timesteps.to_vec(),
         })
     }
@@ -149,7 +160,7 @@ impl Mmdit {
         block.forward(io, tap)
     }
 
-    /// From the last block's image tokens to a velocity, `[batch, h, w, channels]`; `latent` is (h, w).
+    /// From the last block's image tokens to a velocity, `[batch, h, w, channels]`, in the model's type; `latent` is (h, w).
     pub(crate) fn unembed(&self, io: &BlockIo, latent: (usize, usize), tap: &mut dyn Tap) -> Result<Array> {
         let [scale, shift] = halves(&self.norm_out.forward(&silu(&io.temb)?, tap)?)?;
         let tokens = self.proj_out.forward(&layer_norm_modulate(&io.hidden, &shift, &scale, EPS)?)?;
@@ -178,8 +189,7 @@ impl Mmdit {
                 found: weight.shape().to_vec(),
             });
         }
-        layer.weight =
-            if weight.dtype() == Dtype::Float32 { weight } else { weight.as_dtype(Dtype::Float32)? };
+        layer.weight = if weight.dtype() == self.dtype { weight } else { weight.as_dtype(self.dtype)? };
         Ok(())
     }
 }

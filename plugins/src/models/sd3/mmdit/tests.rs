@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use half::f16;
 use mlx_rs::transforms::grad;
-use mlx_rs::{Array, error::Exception};
+use mlx_rs::{Array, Dtype, error::Exception};
 use taq_core::{Conditioning, Error, Identity, LayerId, LinearCall, Result, Role, Tap, WeightIssue};
 
 use super::config::QkNorm;
@@ -24,7 +24,7 @@ fn files(model: &str) -> Component {
 }
 
 fn load(model: &str, compat: Compat) -> Mmdit {
-    Mmdit::load(&files(model), compat).unwrap()
+    Mmdit::load(&files(model), compat, Dtype::Float32).unwrap()
 }
 
 const EMOJI: &str = "models/emoji-sd3";
@@ -240,7 +240,7 @@ fn wrong_configurations_are_refused_with_the_field() {
 fn misfit_weights_are_named_in_the_layout_of_the_file() {
     let mut files = files(&format!("{}/single_file.safetensors", TINY[0]));
     files.config = Some(repository(TINY[1]).join("transformer/config.json"));
-    let Err(Error::Weights { issues, .. }) = Mmdit::load(&files, Compat::None) else {
+    let Err(Error::Weights { issues, .. }) = Mmdit::load(&files, Compat::None, Dtype::Float32) else {
         panic!("they do not fit")
     };
     let text: Vec<_> = issues.iter().map(ToString::to_string).collect();

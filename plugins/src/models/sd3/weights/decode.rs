@@ -1,7 +1,8 @@
-//! From a file's bytes to f32, counting what is not finite on the way.
+//! From a file's bytes to f32 and to half precision, counting what is not finite on the way.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use mlx_rs::Dtype as Element;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -41,9 +42,51 @@ pub(super) fn to_f32(bytes: &[u8], dtype: Dtype) -> (Vec<f32>, usize) {
     (out, bad)
 }
 
-/// How many of the values of little-endian `bytes` are NaN or infinite. `dtype` must be [`supported`].
-pub(super) fn not_finite(bytes: &[u8], dtype: Dtype) -> usize {
-    bytes.par_chunks(4 * CHUNK).map(|bytes| to_f32(bytes, dtype).1).sum()
+/// How many values of a tensor cannot be had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Unfit {
+    /// NaN or infinite in the file.
+    pub(super) not_finite: usize,
+    /// Infinite in the element type asked for.
+    pub(super) too_large: usize,
+}
+
+impl Unfit {
+    /// Of these values, `not_finite` of which are not, as this element type.
+    pub(super) fn of(values: &[f32], not_finite: usize, element: Element) -> Self {
+        let infinite = |chunk: &[f32]| -> usize {
+            chunk.iter().map(|x| usize::from(!f16::from_f32(*x).is_finite())).sum()
+        };
+        let too_large = match element {
+            Element::Float16 => values.par_chunks(CHUNK).map(infinite).sum::<usize>() - not_finite,
+            _ => 0,
+        };
+        Self { not_finite, too_large }
+    }
+}
+
+/// How many of the values of little-endian `bytes` do not fit this element type. `dtype` must be [`supported`].
+pub(super) fn unfit(bytes: &[u8], dtype: Dtype, element: Element) -> Unfit {
+    let of = |bytes: &[u8]| {
+        let (values, not_finite) = to_f32(bytes, dtype);
+        Unfit::of(&values, not_finite, element)
+    };
+    let add = |a: Unfit, b: Unfit| Unfit {
+        not_finite: a.not_finite + b.not_finite,
+        too_large: a.too_large + b.too_large,
+    };
+    bytes.par_chunks(4 * CHUNK).map(of).reduce(Unfit::default, add)
+}
+
+/// The bits of values rounded to half precision, to nearest; `element` is `Bfloat16` or else taken for `Float16`.
+pub(super) fn half_bits(values: &[f32], element: Element, out: &mut [i16]) {
+    let bits = |x: f32| match element {
+        Element::Bfloat16 => bf16::from_f32(x).to_bits(),
+        _ => f16::from_f32(x).to_bits(),
+    };
+    out.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(out, values)| {
+        out.iter_mut().zip(values).for_each(|(out, x)| *out = bits(*x) as i16);
+    });
 }
 
 /// Decodes 16-bit floats in lanes, with the hardware's conversion where there is one.

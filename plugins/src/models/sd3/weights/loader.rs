@@ -4,15 +4,17 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use half::{bf16, f16};
 use mlx_host::HostKernel;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, Stream};
+use rayon::prelude::*;
 use taq_core::{Error, Result, WeightIssue};
 
-use super::decode::{not_finite, oihw_to_ohwi, supported, to_f32};
+use super::decode::{Unfit, half_bits, oihw_to_ohwi, supported, to_f32, unfit};
 use super::layout::{Layout, Part};
 use super::store::{RawTensor, Weights};
 
-/// Hands out a model's tensors, f32, and remembers what did not fit.
+/// Hands out a model's tensors, f32 unless told otherwise, and remembers what did not fit.
 ///
 /// Nothing fails at the first wrong tensor: a place holder of zeros takes its place, and [`Loader::finish`]
 /// reports all of them together with the tensors that nobody asked for. A model is usable only after `finish`.
@@ -27,6 +29,7 @@ use super::store::{RawTensor, Weights};
 pub(crate) struct Loader<'w> {
     shared: Rc<Shared<'w>>,
     scope: String,
+    dtype: Dtype,
 }
 
 struct Shared<'w> {
@@ -56,12 +59,22 @@ impl<'w> Loader<'w> {
             issues: RefCell::default(),
             unreadable: RefCell::default(),
         };
-        Self { shared: Rc::new(shared), scope: String::new() }
+        Self { shared: Rc::new(shared), scope: String::new(), dtype: Dtype::Float32 }
+    }
+
+    /// The same loader for tensors of another element type: `Float32`, `Float16` or `Bfloat16`.
+    pub(crate) fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The same loader below a module: names given to it follow `name` and a dot.
     pub(crate) fn scope(&self, name: &str) -> Self {
-        Self { shared: Rc::clone(&self.shared), scope: format!("{}{name}.", self.scope) }
+        Self { shared: Rc::clone(&self.shared), scope: format!("{}{name}.", self.scope), ..*self }
+    }
+
+    /// Element type of the tensors.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// The module that this loader is below.
@@ -76,25 +89,32 @@ impl<'w> Loader<'w> {
 
     /// The tensor `key`, which must have this shape.
     pub(crate) fn tensor(&self, key: &str, shape: &[usize]) -> Array {
-        self.take(key, shape).map_or_else(|| zeros(shape), |data| array(&data, shape))
+        self.take(key, shape).map_or_else(|| zeros(shape), |data| array(&data, shape, self.dtype))
     }
 
-    /// As [`Self::tensor`], but on the CPU the values are checked now and read when something is first computed with
-    /// them: a weight that a tap replaces takes no memory.
+    /// As [`Self::tensor`], but the values are checked now and read when something is first computed with them: a weight
+    /// that a tap replaces takes no memory.
     pub(crate) fn deferred(&self, key: &str, shape: &[usize]) -> Array {
-        if !mlx_host::on_cpu() {
-            return self.tensor(key, shape);
-        }
+        let element = self.dtype;
         self.with(key, shape, |raw, part| {
-            let bad = not_finite(bytes_of(raw.bytes, part), raw.dtype);
+            let unfit = unfit(bytes_of(raw.bytes, part), raw.dtype, element);
             let (stored, dtype) = (raw.stored(), raw.dtype);
             let read = HostKernel::new("weight", move |_, outputs| {
                 let (values, _) = read(stored.bytes(), dtype, part);
-                outputs[0].f32().copy_from_slice(&values);
+                match element {
+                    Dtype::Float32 => outputs[0].f32().copy_from_slice(&values),
+                    _ => half_bits(&values, element, outputs[0].data()),
+                }
             });
-            (read.call(&[], &[(&dims(shape), Dtype::Float32)]), bad)
+            // The host reads files, whatever device computes with them. Kernels have no half precision: its bits are looked
+            // at as integers.
+            let (cpu, whole) = (Stream::cpu(), element == Dtype::Float32);
+            let bits = if whole { Dtype::Float32 } else { Dtype::Int16 };
+            let node = read.call_on(&[], &[(&dims(shape), bits)], &cpu);
+            let node = node.ok().and_then(|mut node| node.pop());
+            (node.and_then(|n| if whole { Some(n) } else { n.view_dtype(element).ok() }), unfit)
         })
-        .and_then(|node| node.ok()?.pop())
+        .flatten()
         .unwrap_or_else(|| zeros(shape))
     }
 
@@ -107,7 +127,8 @@ impl<'w> Loader<'w> {
     pub(crate) fn conv(&self, key: &str, shape: [usize; 4]) -> Array {
         let [o, i, h, w] = shape;
         let to = [o, h, w, i];
-        self.take(key, &shape).map_or_else(|| zeros(&to), |data| array(&oihw_to_ohwi(&data, shape), &to))
+        self.take(key, &shape)
+            .map_or_else(|| zeros(&to), |data| array(&oihw_to_ohwi(&data, shape), &to, self.dtype))
     }
 
     /// Tensors of the file that need not be asked for. Names are the file's, without the layout's prefix.
@@ -142,15 +163,19 @@ impl<'w> Loader<'w> {
 
     /// The values of a tensor, row-major; `None` if it cannot be had, which is then on record.
     fn take(&self, key: &str, shape: &[usize]) -> Option<Vec<f32>> {
-        self.with(key, shape, |raw, part| read(raw.bytes, raw.dtype, part))
+        self.with(key, shape, |raw, part| {
+            let (values, not_finite) = read(raw.bytes, raw.dtype, part);
+            let unfit = Unfit::of(&values, not_finite, self.dtype);
+            (values, unfit)
+        })
     }
 
-    /// What `then` makes of a tensor of the file, beside how many of its values are not finite.
+    /// What `then` makes of a tensor of the file, beside how many of its values do not fit.
     fn with<T>(
         &self,
         key: &str,
         shape: &[usize],
-        then: impl FnOnce(RawTensor<'_>, Part) -> (T, usize),
+        then: impl FnOnce(RawTensor<'_>, Part) -> (T, Unfit),
     ) -> Option<T> {
         let (key, part) = self.locate(key);
         self.shared.seen.borrow_mut().insert(key.clone());
@@ -170,12 +195,22 @@ impl<'w> Loader<'w> {
             self.shared.unreadable.borrow_mut().get_or_insert(reason);
             return None;
         }
-        let (data, bad) = then(raw, part);
-        if bad > 0 {
+        let (data, unfit) = then(raw, part);
+        let add = |new: WeightIssue, bad: usize| {
             let mut issues = self.shared.issues.borrow_mut();
-            let issue = issues.entry(key.clone()).or_insert(WeightIssue::NotFinite { key, count: 0 });
-            if let WeightIssue::NotFinite { count, .. } = issue {
+            if let WeightIssue::NotFinite { count, .. } | WeightIssue::TooLarge { count, .. } =
+                issues.entry(key.clone()).or_insert(new)
+            {
                 *count += bad;
+            }
+        };
+        match unfit {
+            Unfit { not_finite: 0, too_large: 0 } => {}
+            Unfit { not_finite: 0, too_large } => {
+                add(WeightIssue::TooLarge { key: key.clone(), count: 0 }, too_large)
+            }
+            Unfit { not_finite, .. } => {
+                add(WeightIssue::NotFinite { key: key.clone(), count: 0 }, not_finite)
             }
         }
         Some(data)
@@ -221,8 +256,17 @@ fn read(bytes: &[u8], dtype: safetensors::Dtype, part: Part) -> (Vec<f32>, usize
     }
 }
 
-fn array(data: &[f32], shape: &[usize]) -> Array {
-    Array::from_slice(data, &dims(shape))
+fn array(data: &[f32], shape: &[usize], dtype: Dtype) -> Array {
+    let shape = dims(shape);
+    match dtype {
+        Dtype::Float16 => Array::from_slice(&rounded(data, f16::from_f32), &shape),
+        Dtype::Bfloat16 => Array::from_slice(&rounded(data, bf16::from_f32), &shape),
+        _ => Array::from_slice(data, &shape),
+    }
+}
+
+fn rounded<T: Send>(data: &[f32], round: fn(f32) -> T) -> Vec<T> {
+    data.par_iter().map(|x| round(*x)).collect()
 }
 
 /// Stands in for a tensor that could not be had; lazy, so that a wrong configuration costs no memory.

@@ -81,6 +81,38 @@ fn everything_wrong_is_reported_together_in_the_order_of_names() {
     );
 }
 
+/// Both ways to take a tensor round it to nearest, and name numbers that are too large for the type.
+#[test]
+fn tensors_come_in_the_type_asked_for() {
+    use mlx_rs::Dtype as Element;
+    let data = [1.0_f32, 0.1, -65519.0, 3.0e-6, 2049.0, 1.0 / 3.0];
+    let large = [1.0_f32, 65520.0, -1.0e9];
+    let (_dir, path) = file(&[f32s("a", &[2, 3], &data), f32s("large", &[3], &large)]);
+    let weights = Weights::open(&path).unwrap();
+    for (element, round) in [
+        (Element::Float16, (|x| f16::from_f32(x).to_f32()) as fn(f32) -> f32),
+        (Element::Bfloat16, |x| bf16::from_f32(x).to_f32()),
+        (Element::Float32, |x| x),
+    ] {
+        let loader = Loader::new(&weights).with_dtype(element);
+        for array in [loader.tensor("a", &[2, 3]), loader.deferred("a", &[2, 3])] {
+            assert_eq!(array.dtype(), element);
+            assert_eq!(values(&array.as_dtype(Element::Float32).unwrap()), data.map(round));
+        }
+        for take in [Loader::tensor, Loader::deferred] {
+            let loader = Loader::new(&weights).with_dtype(element);
+            loader.tensor("a", &[2, 3]);
+            take(&loader, "large", &[3]);
+            match element {
+                Element::Float16 => {
+                    assert_eq!(issues(&loader), [WeightIssue::TooLarge { key: "large".into(), count: 2 }]);
+                }
+                _ => loader.finish().unwrap(),
+            }
+        }
+    }
+}
+
 #[test]
 fn weights_that_fit_are_accepted() {
     let (_dir, path) = file(&[ramp("a", &[2]), ramp("b", &[1])]);
