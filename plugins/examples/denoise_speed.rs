@@ -266,7 +266,7 @@ fn measure(model: &dyn Model, subject: &str, x: &Array, conditioning: &Condition
         }
         "decode" => {
             let half: Vec<i32> = (0..x.dim(0) / 2).collect();
-            let latents = x.take_axis(&Array::from_slice(&half, &[half.len() as i32]), 0)?;
+            let latents = x.take_axis(Array::from_slice(&half, &[half.len() as i32]), 0)?;
             report("decode", timed(|| model.decode(&latents))?)?;
         }
         "compare" => {

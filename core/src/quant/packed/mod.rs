@@ -104,7 +104,7 @@ impl PackedLinear {
         quantizer: &mut InputQuantizer,
     ) -> Result<Array> {
         let (x, inputs) = (call.input, call.layer.in_features as i32);
-        let &[batch, tokens, width] = x.shape() else { return Err(self.refuse(call, steps)) };
+        let &[batch, _, width] = x.shape() else { return Err(self.refuse(call, steps)) };
         if width != inputs || batch as usize != steps.len() || steps.iter().any(|s| *s >= self.steps.len()) {
             return Err(self.refuse(call, steps));
         }

@@ -261,7 +261,7 @@ mod tests {
 
     fn load(model: &Path) -> Loaded {
         let files = ModelFiles::resolve(model.to_str(), T5::Auto).unwrap();
-        let transformer = Mmdit::load(&files.transformer, Compat::None).unwrap();
+        let transformer = Mmdit::load(&files.transformer, Compat::None, mlx_rs::Dtype::Float32).unwrap();
         let vae = Vae::load(&files.vae).unwrap();
         Loaded { files, transformer, vae }
     }
