@@ -40,6 +40,9 @@ pub struct QuantConfig {
     pub weight_bits: BTreeMap<LayerId, u8>,
     /// Activation grids by step and layer.
     pub per_timestep: BTreeMap<usize, BTreeMap<LayerId, ActivationGrid>>,
+    /// Layers that are smoothed. Their grids are those of the smoothed inputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub smoothquant: BTreeMap<LayerId, SmoothQuant>,
     /// Noise level of each step.
     pub sigma_map: BTreeMap<usize, f32>,
     /// Totals.
@@ -59,6 +62,16 @@ impl QuantConfig {
         self.summary.average_activation_bits = f64::from(bits);
         Ok(self)
     }
+}
+
+/// How one layer is smoothed ([`Smoothing`](crate::quant::Smoothing)).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SmoothQuant {
+    /// Migration strength α.
+    pub alpha: f32,
+    /// What the input's channels are divided by and the weight's columns multiplied by, `[in_features]`.
+    pub scale: Vec<f32>,
 }
 
 /// Totals of a plan.

@@ -99,7 +99,7 @@ fn report(name: &str, Times([median, least, most]): Times) -> Result<()> {
 
 /// One timestep.
 fn plan() -> ActivationPlan {
-    ActivationPlan { timesteps: vec![500.0], inputs: Default::default() }
+    ActivationPlan { timesteps: vec![500.0], ..Default::default() }
 }
 
 /// The grid of every input: 8 bits.

@@ -136,6 +136,7 @@ fn quantized_layers_keep_the_type() {
             .layers()
             .map(|l| (l.id.clone(), InputGrids::new(vec![8], &[0.1]).unwrap()))
             .collect(),
+        ..Default::default()
     };
     let mut packed = PackedTap::new(&plan);
     let mut layers = QuantizedLayers::new();

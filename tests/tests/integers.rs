@@ -79,7 +79,7 @@ fn quantize(model: &dyn Model, inputs: &Inputs) -> (ActivationPlan, HashMap<Laye
     for timestep in TIMESTEPS {
         inputs.velocity(model, &[timestep; 2], &mut watch);
     }
-    let mut plan = ActivationPlan { timesteps: TIMESTEPS.to_vec(), inputs: HashMap::new() };
+    let mut plan = ActivationPlan { timesteps: TIMESTEPS.to_vec(), ..Default::default() };
     let mut layers = HashMap::new();
     for (index, spec) in model.spec().layers().enumerate() {
         let seen = &watch.0[&spec.id];

@@ -5,8 +5,8 @@ use mlx_rs::Dtype;
 use super::integers::IntegerTap;
 use super::packed::PackedTap;
 use super::quantized::ActivationPlan;
-use crate::quant::{PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly};
-use crate::{LayerId, Result, RoundedLayer, Tap};
+use crate::quant::{Clipping, Grid, PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly, nearest};
+use crate::{LayerId, Model, Result, RoundedLayer, Tap};
 
 /// The layers that are quantized; the others compute in full precision.
 pub(super) struct QuantizedModel {
@@ -38,6 +38,12 @@ impl QuantizedModel {
             Layers::Packed(tap) => tap.insert(id, PackedLinear::new(rounded, input, self.dtype)?),
         }
         Ok(())
+    }
+
+    /// Replaces a layer by its weight rounded to nearest, on a grid that is clipped where the squared error is smallest.
+    pub fn insert_nearest(&mut self, model: &dyn Model, id: &LayerId, grid: &Grid) -> Result<()> {
+        let weight = self.activations.weight(id, model.weight(id)?)?;
+        self.insert(id, &nearest(&weight, grid, Clipping::Mse)?)
     }
 
     /// Replaces the weight of a layer whose input is not quantized.

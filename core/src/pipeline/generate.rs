@@ -18,7 +18,7 @@ use crate::evaluator::Evaluator;
 use crate::image::{self, Image, SheetLayout};
 use crate::manifest::{GenerateSettings, Variant};
 use crate::plan::QuantConfig;
-use crate::quant::{Clipping, Grid, nearest};
+use crate::quant::Grid;
 use crate::{Identity, Result};
 
 impl Variant {
@@ -151,7 +151,7 @@ pub(super) fn quantized_model(
         };
         // A block that `round` was told to leave alone stays in full precision here too.
         let Some(grid) = grid else { continue };
-        model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
+        model.insert_nearest(&*session.model, &layer.id, &grid)?;
     }
     Ok(model)
 }

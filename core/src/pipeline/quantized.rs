@@ -6,15 +6,18 @@ use mlx_rs::{Array, ops};
 
 use crate::artifacts::{Npz, RunFolder};
 use crate::plan::QuantConfig;
-use crate::quant::{InputGrids, QDrop, QuantizedLayer};
+use crate::quant::{InputGrids, QDrop, QuantizedLayer, Smoothing};
 use crate::{Error, LayerId, LinearCall, ModelSpec, Result, Tap, WeightOnlyCall};
 
 /// The activation side of a plan, ready for use.
+#[derive(Debug, Default)]
 pub struct ActivationPlan {
     /// The planned timesteps (1000 σ); positions in this list are what [`InputGrids`] calls steps.
     pub timesteps: Vec<f32>,
     /// Every layer's grids.
     pub inputs: HashMap<LayerId, InputGrids>,
+    /// The factors of layers that are smoothed; they are the multipliers of those grids too.
+    pub smoothed: HashMap<LayerId, Smoothing>,
 }
 
 impl ActivationPlan {
@@ -22,7 +25,7 @@ impl ActivationPlan {
     pub fn load(run: &RunFolder, spec: &ModelSpec, config: &QuantConfig) -> Result<Self> {
         let timesteps = config.sigma_map.values().map(|sigma| 1000.0 * sigma).collect();
         let mut shifts: BTreeMap<usize, Npz> = BTreeMap::new();
-        let mut inputs = HashMap::new();
+        let (mut inputs, mut smoothed) = (HashMap::new(), HashMap::new());
         for layer in spec.layers() {
             let (mut scale, mut bits, mut shift) = (Vec::new(), Vec::new(), Vec::new());
             let mut shifted = false;
@@ -48,9 +51,18 @@ impl ActivationPlan {
                 Error::malformed("quantization plan", run.quant_config(), format!("{}: {e}", layer.id))
             })?;
             grids.shift = if shifted { Some(ops::stack(&shift, 0)?) } else { None };
+            if let Some(factors) = smoothing(config, &layer.id, layer.in_features, run)? {
+                grids.multiplier = Some(Array::from_slice(factors.factors(), &[layer.in_features as i32]));
+                smoothed.insert(layer.id.clone(), factors);
+            }
             inputs.insert(layer.id.clone(), grids);
         }
-        Ok(Self { timesteps, inputs })
+        Ok(Self { timesteps, inputs, smoothed })
+    }
+
+    /// The layer's weight as it is to be rounded for the grids of its input: times the factors, if it is smoothed.
+    pub fn weight(&self, id: &LayerId, weight: Array) -> Result<Array> {
+        self.smoothed.get(id).map_or(Ok(weight.clone()), |s| s.weight(&weight))
     }
 
     /// The same, with a step size for every token of an input where `dynamic`.
@@ -64,20 +76,31 @@ impl ActivationPlan {
         nearest_step(&self.timesteps, timestep)
     }
 
-    /// The layer with this weight and the plan's grids of its input.
+    /// The plan's grids of a layer's input.
     ///
     /// # Errors
     /// [`Error::Settings`] if the plan does not know the layer.
-    pub fn layer(&self, id: &LayerId, weight: Array) -> Result<QuantizedLayer> {
-        Ok(QuantizedLayer { weight, input: self.input(id)?.clone(), bias: None })
-    }
-
-    /// The plan's grids of a layer's input; errors as for [`Self::layer`].
     pub fn input(&self, id: &LayerId) -> Result<&InputGrids> {
         self.inputs
             .get(id)
             .ok_or_else(|| Error::settings("quantization plan", format!("it has no layer {id}")))
     }
+}
+
+/// The factors of a layer that the plan smooths.
+fn smoothing(
+    config: &QuantConfig,
+    id: &LayerId,
+    inputs: usize,
+    run: &RunFolder,
+) -> Result<Option<Smoothing>> {
+    let Some(planned) = config.smoothquant.get(id) else { return Ok(None) };
+    let wrong = |reason: String| Error::malformed("quantization plan", run.quant_config(), reason);
+    if planned.scale.len() != inputs {
+        let found = planned.scale.len();
+        return Err(wrong(format!("smoothquant: {found} factors for the {inputs} channels of {id}")));
+    }
+    Smoothing::new(planned.scale.clone()).map(Some).map_err(|e| wrong(format!("{id}: {e}")))
 }
 
 /// Position of the timestep nearest to this one.

@@ -14,8 +14,9 @@ use crate::{
     Batch, BlockIo, Error, LayerGradients, LayerJob, LinearCall, Model, Reconstruction, Result, Tap,
 };
 
-/// Shows every layer's input and changes nothing.
+/// Shows every layer's input, smoothed where the plan says so, and changes nothing.
 struct Watch<'a, F> {
+    plan: &'a ActivationPlan,
     layers: &'a [LayerJob],
     visit: F,
 }
@@ -23,7 +24,10 @@ struct Watch<'a, F> {
 impl<F: FnMut(usize, &Array) -> Result<()>> Tap for Watch<'_, F> {
     fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
         if let Some(layer) = self.layers.iter().position(|l| l.spec.id == call.layer.id) {
-            (self.visit)(layer, call.input)?;
+            match self.plan.smoothed.get(&call.layer.id) {
+                Some(smoothing) => (self.visit)(layer, &smoothing.input(call.input)?)?,
+                None => (self.visit)(layer, call.input)?,
+            }
         }
         call.compute()
     }
@@ -35,6 +39,7 @@ pub(super) struct BlockReconstruction<'a> {
     /// One block, or all of them at once.
     pub blocks: Range<usize>,
     pub plan: &'a ActivationPlan,
+    /// Layers that the plan smooths are their smoothed selves here: weights, inputs, and what is made of them.
     pub layers: &'a [LayerJob],
     /// From the quantized prefix.
     pub inputs: &'a Boundary,
@@ -82,8 +87,19 @@ impl BlockReconstruction<'_> {
         target: &BlockIo,
         drop: Option<QDrop>,
     ) -> Result<(Array, usize)> {
-        let layers: QuantizedLayers =
-            self.layers.iter().zip(layers).map(|(l, layer)| (l.spec.id.clone(), layer)).collect();
+        let layers: QuantizedLayers = self
+            .layers
+            .iter()
+            .zip(layers)
+            .map(|(l, layer)| {
+                let id = &l.spec.id;
+                let layer = match self.plan.smoothed.get(id) {
+                    Some(smoothing) => smoothing.layer(layer)?,
+                    None => layer,
+                };
+                Ok((id.clone(), layer))
+            })
+            .collect::<Result<_>>()?;
         let mut tap = QuantizedTap::new(self.plan, &layers).with_drop(drop);
         let out = blocks_forward(self.model, self.blocks.clone(), io, &mut tap)?;
         let steps: Vec<usize> = io.timesteps.iter().map(|&t| self.plan.step(t)).collect();
@@ -146,7 +162,12 @@ impl Reconstruction for BlockReconstruction<'_> {
 
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
         let io = self.inputs.rows(&self.boundary_rows(rows))?;
-        blocks_forward(self.model, self.blocks.clone(), &io, &mut Watch { layers: self.layers, visit })?;
+        blocks_forward(
+            self.model,
+            self.blocks.clone(),
+            &io,
+            &mut Watch { plan: self.plan, layers: self.layers, visit },
+        )?;
         Ok(())
     }
 

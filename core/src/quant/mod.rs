@@ -31,6 +31,7 @@ mod packed;
 mod params;
 mod refine;
 mod rounded;
+mod smoothing;
 mod weight_only;
 
 pub(crate) use affine::{Affine, GROUPS};
@@ -43,6 +44,7 @@ pub use nearest::{nearest, nearest_with, round_nearest};
 pub use pack::{pack, packed_len, unpack};
 pub use packed::{InputQuantizer, PackedLinear, PackedMatrix};
 pub use params::{Clipping, GridParams, MSE_CANDIDATES};
+pub use smoothing::Smoothing;
 pub use weight_only::WeightOnly;
 
 /// 1.5 · 2^23. Of a sum with it, f32 holds no fraction, and its lowest bits are those of the integer.

@@ -19,11 +19,19 @@ pub struct Settings {
     pub scale_source: ScaleSource,
     /// Whether post-GELU inputs are shifted per channel before they are quantized.
     pub shift_post_gelu: bool,
+    /// SmoothQuant's migration strength α, 0 to 1, for every layer that is not behind a GELU; null: no SmoothQuant.
+    pub smoothquant_alpha: Option<f32>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { bits_w: 4, bits_a: 8, scale_source: ScaleSource::Absmax, shift_post_gelu: true }
+        Self {
+            bits_w: 4,
+            bits_a: 8,
+            scale_source: ScaleSource::Absmax,
+            shift_post_gelu: true,
+            smoothquant_alpha: None,
+        }
     }
 }
 
@@ -37,6 +45,9 @@ impl Settings {
             if !(2..=8).contains(&bits) {
                 return Err(PolicyError::new(format!("{name} must be 2 to 8, not {bits}")));
             }
+        }
+        if let Some(alpha) = self.smoothquant_alpha.filter(|alpha| !(0.0..=1.0).contains(alpha)) {
+            return Err(PolicyError::new(format!("smoothquant_alpha must be 0 to 1, not {alpha}")));
         }
         Ok(())
     }
@@ -71,6 +82,7 @@ pub fn assign(request: &PolicyRequest) -> Result<PolicyPlan, PolicyError> {
     let layers = request.layers.iter().map(|layer| LayerPlan {
         scale_source: settings.scale_source,
         shift: layer.post_gelu && settings.shift_post_gelu,
+        smoothquant_alpha: settings.smoothquant_alpha.filter(|_| !layer.post_gelu),
         ..LayerPlan::uniform(layer.id.clone(), settings.bits_w, settings.bits_a, steps)
     });
     Ok(PolicyPlan::new(layers.collect()))
@@ -99,6 +111,18 @@ mod tests {
             assert_eq!((layer.weight_bits, layer.shift, layer.scale_source), (3, false, ScaleSource::P999));
             assert_eq!(layer.activation_bits, [6, 6, 6]);
         }
+    }
+
+    #[test]
+    fn all_but_the_layers_behind_a_gelu_are_smoothed() {
+        let request = with_settings(sd3_request(2, 64, 3), &json!({ "smoothquant_alpha": 0.25 }));
+        let plan = run(&request, assign).unwrap();
+        for (layer, spec) in plan.layers.iter().zip(&request.layers) {
+            assert_eq!(layer.smoothquant_alpha, (!spec.post_gelu).then_some(0.25));
+        }
+        let request = with_settings(sd3_request(1, 64, 1), &json!({ "smoothquant_alpha": 1.5 }));
+        let error = run(&request, assign).unwrap_err().to_string();
+        assert_eq!(error, "settings: smoothquant_alpha must be 0 to 1, not 1.5");
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub struct LayerPlan {
     /// Whether the per-channel shift is subtracted before quantizing (post-GELU layers only).
     #[serde(default)]
     pub shift: bool,
-    /// SmoothQuant's migration strength α, if channels are to be rescaled.
+    /// SmoothQuant's migration strength α, 0 to 1, if channels are to be rescaled; not of a layer with `shift`. The clipping
+    /// range is then the largest magnitude of the rescaled input, whatever `scale_source` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothquant_alpha: Option<f32>,
     /// Why, where the decision is out of the ordinary.
@@ -113,6 +114,14 @@ impl PolicyPlan {
             }
             if layer.shift && !spec.post_gelu {
                 return refuse(format!("{id}: shift is for post-GELU layers"));
+            }
+            if let Some(alpha) = layer.smoothquant_alpha {
+                if !(0.0..=1.0).contains(&alpha) {
+                    return refuse(format!("{id}: smoothquant_alpha is {alpha}, expected 0 to 1"));
+                }
+                if layer.shift {
+                    return refuse(format!("{id}: smoothquant_alpha and shift exclude each other"));
+                }
             }
         }
         Ok(())

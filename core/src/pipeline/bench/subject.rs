@@ -11,7 +11,7 @@ use crate::pipeline::execute::QuantizedModel;
 use crate::pipeline::generate::quantized_model;
 use crate::pipeline::quantized::ActivationPlan;
 use crate::pipeline::round::{WeightsConfig, effective_plan, load_plan};
-use crate::quant::{BITS, Clipping, Grid, nearest, packed_len};
+use crate::quant::{BITS, Grid, packed_len};
 use crate::{LayerId, Result};
 
 /// A model to bench.
@@ -122,7 +122,7 @@ fn widened(session: &Session, weights: u8, activations: u8, dynamic: bool) -> Re
     let grid = Grid::channel(weights)?;
     let mut model = QuantizedModel::new(inputs, session.model.dtype());
     for layer in spec.layers() {
-        model.insert(&layer.id, &nearest(&session.model.weight(&layer.id)?, &grid, Clipping::Mse)?)?;
+        model.insert_nearest(&*session.model, &layer.id, &grid)?;
     }
     let planned = |id: &LayerId| Ok(spec.layer(id).map(|_| grid));
     let (weight_bits, weight_bytes) = sizes(session, planned)?;

@@ -1,6 +1,7 @@
 //! `decide`: a bit policy turns statistics into a plan; the host checks the plan, fills in the numbers, and looks at how
 //! layers change over time.
 
+mod smoothquant;
 mod temporal;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::{
     Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
 };
 
+use smoothquant::smooth;
 pub use temporal::{
     LayerOverTime, OutlierChannels, ShiftEffect, SmoothQuantCandidate, Switcher, TemporalAnalysis,
     VariableLayer,
@@ -49,7 +51,8 @@ pub fn decide(session: &Session, settings: &DecideSettings) -> Result<Outcome> {
         let request = request(session, &index, &steps, policy.per_channel())?;
         let plan = policy.assign(&request)?;
         check_plan(name, &request, &plan)?;
-        let config = fill_in(spec, name, &index, &steps, &plan)?;
+        let mut config = fill_in(spec, name, &index, &steps, &plan)?;
+        smooth(session, &plan, &mut config)?;
         write_json(&run.quant_config(), &config)?;
         write_json(&run.temporal_analysis(), &temporal::analyse(session, &steps, &config)?)?;
         run.finish_stage("decide")?;
@@ -226,24 +229,16 @@ fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a plan that does not answer the request ([`PolicyPlan::check`]) or that this version cannot execute.
+/// Refuses a plan that does not answer the request ([`PolicyPlan::check`]).
 ///
 /// # Errors
 /// [`Error::Plan`] names the layer and the field.
 pub fn check_plan(policy: &str, request: &PolicyRequest, plan: &PolicyPlan) -> Result<()> {
     // A name in the plan may be anything.
-    let refuse =
-        |reason: String| Err(Error::Plan { policy: policy.to_owned(), reason: shown(reason.as_bytes()) });
-    if let Err(error) = plan.check(request) {
-        return refuse(error.to_string());
-    }
-    for layer in &plan.layers {
-        if let Some(alpha) = layer.smoothquant_alpha {
-            let id = &layer.id;
-            return refuse(format!("{id}: smoothquant_alpha is {alpha}, which this version cannot execute"));
-        }
-    }
-    Ok(())
+    plan.check(request).map_err(|error| Error::Plan {
+        policy: policy.to_owned(),
+        reason: shown(error.to_string().as_bytes()),
+    })
 }
 
 /// The plan with the numbers of the statistics.
@@ -275,6 +270,7 @@ pub(super) fn fill_in(
         summary: summarise(spec, plan, &weight_bits),
         weight_bits,
         per_timestep,
+        smoothquant: BTreeMap::new(),
         sigma_map: index.sigma_map.clone(),
     })
 }

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use mlx_rs::memory;
 
-use super::weights::{load_rounded, write_layers};
-use super::{BlockCost, BlockMetrics, EndToEndMetrics, check, derived_seed, layer_jobs};
+use super::weights::load_rounded;
+use super::{BlockCost, BlockMetrics, EndToEndMetrics, check, derived_seed, layer_jobs, write_rounded};
 use crate::artifacts::{read_json, write_json};
 use crate::manifest::RoundSettings;
 use crate::pipeline::Session;
@@ -62,7 +62,11 @@ pub(super) fn end_to_end(
             jobs.extend(of_block);
         }
         let rounded = load_rounded(run, all.plan, rounded_blocks.iter().copied())?;
-        let rounded: Vec<RoundedLayer> = rounded.into_iter().map(|(_, layer)| layer).collect();
+        let as_made = |(id, layer)| match all.plan.smoothed.get(&id) {
+            Some(smoothing) => smoothing.unrounded(layer),
+            None => layer,
+        };
+        let rounded: Vec<RoundedLayer> = rounded.into_iter().map(as_made).collect();
         let reconstruction = BlockReconstruction {
             model: &*session.model,
             blocks: all.blocks.clone(),
@@ -100,8 +104,8 @@ pub(super) fn end_to_end(
         let mut at = 0;
         for ((block, _), length) in rounded_blocks.iter().zip(lengths) {
             let part = at..at + length;
-            let ids = jobs[part.clone()].iter().map(|j| &j.spec.id);
-            write_layers(&run.tuned_weights(&block.id), ids.zip(&layers[part]))?;
+            let path = run.tuned_weights(&block.id);
+            write_rounded(&path, all.plan, &jobs[part.clone()], layers[part].to_vec())?;
             at += length;
         }
         let (seconds, peak_memory_bytes) = meter.stop();

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn layer_and_step_are_named() {
         let grids = InputGrids::new(vec![8; 2], &[1.0; 2]).unwrap();
-        let plan = ActivationPlan { timesteps: vec![1000.0, 500.0], inputs: Default::default() };
+        let plan = ActivationPlan { timesteps: vec![1000.0, 500.0], ..Default::default() };
         let storage = Storage { folder: std::env::temp_dir(), limit: usize::MAX };
         let check = |model: &Chain, value: f32, first: Option<f32>| {
             let mut values = vec![1.0_f32; 40];

@@ -248,7 +248,7 @@ pub fn round(session: &Session, settings: &RoundSettings) -> Result<Outcome> {
                 };
                 let job = BlockJob { block, layers: &jobs, reconstruction: &reconstruction };
                 let at = format!("{} ({} of {})", block.id, metrics.len() + 1, count);
-                metrics.push(round_block(session, settings, &*rounder, &job, &at)?);
+                metrics.push(round_block(session, settings, &plan, &*rounder, &job, &at)?);
                 let done = metrics.last().map(|m: &BlockMetrics| (block, m));
                 layers = load_blocks(run, &plan, done.into_iter())?;
             }
@@ -345,8 +345,13 @@ fn layer_jobs(
         })?;
         let grid = Grid::new(settings.bits_w.unwrap_or(planned), settings.granularity, settings.symmetric)?;
         grid.validate(spec)?;
-        let input = plan.input(&spec.id)?.clone();
-        Ok(LayerJob { spec: spec.clone(), weight: session.model.weight(&spec.id)?, grid, input })
+        let mut input = plan.input(&spec.id)?.clone();
+        if plan.smoothed.contains_key(&spec.id) {
+            // The layer that a rounder sees is smoothed already.
+            input.multiplier = None;
+        }
+        let weight = plan.weight(&spec.id, session.model.weight(&spec.id)?)?;
+        Ok(LayerJob { spec: spec.clone(), weight, grid, input })
     };
     block.layers.iter().map(job).collect()
 }
@@ -355,6 +360,7 @@ fn layer_jobs(
 fn round_block(
     session: &Session,
     settings: &RoundSettings,
+    plan: &ActivationPlan,
     rounder: &dyn crate::Rounder,
     job: &BlockJob<'_>,
     name: &str,
@@ -387,12 +393,26 @@ fn round_block(
     let cost = BlockCost { seconds, peak_memory_bytes, peak_array_bytes: memory::peak_memory()? };
     let block = &job.block.id;
     tracing::info!("{block}: held-out error {ours:.3e}, nearest {nearest:.3e}, {seconds:.1} s");
-    let ids = job.layers.iter().map(|l| &l.spec.id);
-    write_layers(&session.run.block_weights(block), ids.zip(&rounded.layers))?;
+    write_rounded(&session.run.block_weights(block), plan, job.layers, rounded.layers)?;
     write_json(&session.run.block_cost(block), &cost)?;
     write_json(&record, &metrics)?;
     progress.end();
     Ok(metrics)
+}
+
+/// Writes what a rounder made of these layers, as it stands for them without smoothing.
+fn write_rounded(
+    path: &Path,
+    plan: &ActivationPlan,
+    layers: &[LayerJob],
+    rounded: Vec<RoundedLayer>,
+) -> Result<()> {
+    let whole = |(job, rounded): (&LayerJob, RoundedLayer)| match plan.smoothed.get(&job.spec.id) {
+        Some(smoothing) => smoothing.rounded(rounded, &job.input),
+        None => Ok(rounded),
+    };
+    let whole = layers.iter().zip(rounded).map(whole).collect::<Result<Vec<_>>>()?;
+    write_layers(path, layers.iter().map(|l| &l.spec.id).zip(&whole))
 }
 
 /// What learning is compared with: every weight rounded to nearest, clipped where its squared error is smallest; inputs

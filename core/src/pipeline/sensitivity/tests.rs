@@ -131,7 +131,7 @@ fn run(model: &Linear, samples: usize) -> Vec<Found> {
 
     let grids = InputGrids::new(vec![4, 4], &[0.2, 0.5]).unwrap();
     let ids = model.spec.layers().map(|l| (l.id.clone(), grids.clone())).collect();
-    let plan = ActivationPlan { timesteps: vec![1000.0, 500.0], inputs: ids };
+    let plan = ActivationPlan { timesteps: vec![1000.0, 500.0], inputs: ids, ..Default::default() };
     let mut widths = Widths::with(vec![3, 8], vec![(4, plan)]);
     let mut estimates = estimate(model, &Context::quiet(1), &rows, &embedded, &mut widths).unwrap();
 
