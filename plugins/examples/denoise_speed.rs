@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release -p taq-plugins --example denoise_speed -- [batch] [settings as JSON] [sides of latents] [subject …]`
 //!
-//! Subjects: `w4a8`, with integers on the CPU and packed weights on a GPU; `simulated`, the same with weights as numbers;
+//! Subjects: `w4a8`, with integers on the CPU and packed weights on a GPU; `w4`, the same with modulation and embeddings of
+//! 4 bits too; `simulated`, the same with weights as numbers;
 //! `full`, in the model's element type; `linear`, what of that the linear layers take; `decode`; `products`, single layers of
 //! the model's sizes in different ways; `compare`, how far layers with packed weights are from simulated ones. Default:
 //! `w4a8 full linear decode`. For the memory of one alone, run it alone. Sides are separated by commas; default: the model's.
@@ -16,9 +17,12 @@ use std::time::{Duration, Instant};
 use taq_core::metrics::relative_l2_arrays;
 use taq_core::mlx_rs::{Array, Dtype, memory, ops, random};
 use taq_core::pipeline::{ActivationPlan, IntegerTap, PackedTap, QuantizedLayers, QuantizedTap};
-use taq_core::quant::{Grid, InputGrids, PackedLinear, QuantizedLinear};
+use taq_core::quant::{Grid, InputGrids, PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly};
 use taq_core::registry::Registry;
-use taq_core::{Conditioning, Identity, LayerSpec, LinearCall, Model, ModelSpec, Result, RoundedLayer, Tap};
+use taq_core::{
+    Conditioning, Identity, LayerSpec, LinearCall, Model, ModelSpec, Result, RoundedLayer, Tap,
+    WeightOnlySpec,
+};
 use taq_plugins as _;
 
 /// Calls timed, after two more; the median counts.
@@ -114,8 +118,7 @@ fn integer(index: usize) -> i8 {
 }
 
 /// A weight of 4 bits, one step size and zero point for each output.
-fn weight(layer: &LayerSpec) -> Result<RoundedLayer> {
-    let &LayerSpec { out_features, in_features, .. } = layer;
+fn weight(out_features: usize, in_features: usize) -> Result<RoundedLayer> {
     Ok(RoundedLayer {
         grid: Grid::channel(4)?,
         shape: [out_features, in_features],
@@ -126,19 +129,31 @@ fn weight(layer: &LayerSpec) -> Result<RoundedLayer> {
     })
 }
 
-fn integers(spec: &ModelSpec) -> Result<(IntegerTap, usize)> {
+/// The layers, and those in `weight_only`, as integers; and their bytes.
+fn integers(spec: &ModelSpec, weight_only: &[WeightOnlySpec]) -> Result<(Box<dyn Tap>, usize)> {
     let mut tap = IntegerTap::new(&plan());
     for layer in spec.layers() {
-        tap.insert(&layer.id, QuantizedLinear::new(&weight(layer)?, &input()?)?);
+        let rounded = weight(layer.out_features, layer.in_features)?;
+        tap.insert(&layer.id, QuantizedLinear::new(&rounded, &input()?)?);
+    }
+    for layer in weight_only {
+        let rounded = weight(layer.out_features, layer.in_features)?;
+        tap.insert_weight_only(&layer.id, WeightOnly::new(&rounded)?);
     }
     let size = tap.size();
-    Ok((tap, size))
+    Ok((Box::new(tap), size))
 }
 
-fn packed(spec: &ModelSpec, dtype: Dtype) -> Result<(PackedTap, usize)> {
+/// The same with packed weights.
+fn packed(spec: &ModelSpec, weight_only: &[WeightOnlySpec], dtype: Dtype) -> Result<(PackedTap, usize)> {
     let mut tap = PackedTap::new(&plan());
     for layer in spec.layers() {
-        tap.insert(&layer.id, PackedLinear::new(&weight(layer)?, &input()?, dtype)?);
+        let rounded = weight(layer.out_features, layer.in_features)?;
+        tap.insert(&layer.id, PackedLinear::new(&rounded, &input()?, dtype)?);
+    }
+    for layer in weight_only {
+        let rounded = weight(layer.out_features, layer.in_features)?;
+        tap.insert_weight_only(&layer.id, PackedMatrix::new(&rounded, dtype)?);
     }
     let size = tap.size();
     Ok((tap, size))
@@ -146,7 +161,8 @@ fn packed(spec: &ModelSpec, dtype: Dtype) -> Result<(PackedTap, usize)> {
 
 fn simulated(spec: &ModelSpec, dtype: Dtype) -> Result<QuantizedLayers> {
     let layer = |layer: &LayerSpec| {
-        let quantized = weight(layer)?.quantized(&input()?)?.as_dtype(dtype)?;
+        let quantized =
+            weight(layer.out_features, layer.in_features)?.quantized(&input()?)?.as_dtype(dtype)?;
         quantized.weight.eval()?;
         Ok((layer.id.clone(), quantized))
     };
@@ -234,21 +250,24 @@ fn measure(model: &dyn Model, subject: &str, x: &Array, conditioning: &Condition
     let timesteps = vec![500.0; x.dim(0) as usize];
     let denoise = |tap: &mut dyn Tap| timed(|| model.denoise(x, &timesteps, conditioning, tap));
     match subject {
-        "w4a8" => {
-            let (mut tap, size): (Box<dyn Tap>, usize) = if mlx_host::on_cpu() {
-                let (tap, size) = integers(spec)?;
-                (Box::new(tap), size)
-            } else {
-                let (tap, size) = packed(spec, dtype)?;
-                (Box::new(tap), size)
+        "w4a8" | "w4" => {
+            let weight_only = if subject == "w4" { &spec.weight_only[..] } else { &[] };
+            let (mut tap, size): (Box<dyn Tap>, usize) = match mlx_host::on_cpu() {
+                true => integers(spec, weight_only)?,
+                false => {
+                    let (tap, size) = packed(spec, weight_only, dtype)?;
+                    (Box::new(tap), size)
+                }
             };
-            let halves = spec.layers().map(|l| 2 * l.in_features * l.out_features).sum::<usize>();
+            let others = weight_only.iter().map(|l| 2 * l.in_features * l.out_features);
+            let halves =
+                spec.layers().map(|l| 2 * l.in_features * l.out_features).chain(others).sum::<usize>();
             println!(
                 "weights      {:8.1} MB for {:.1} MB of half precision",
                 size as f64 / 1e6,
                 halves as f64 / 1e6
             );
-            report("w4a8", denoise(&mut *tap)?)?;
+            report(subject, denoise(&mut *tap)?)?;
         }
         "simulated" => {
             let (plan, layers) = (plan(), simulated(spec, dtype)?);
@@ -271,7 +290,7 @@ fn measure(model: &dyn Model, subject: &str, x: &Array, conditioning: &Condition
         }
         "compare" => {
             let (plan, layers) = (plan(), simulated(spec, dtype)?);
-            let (packed, _) = packed(spec, dtype)?;
+            let (packed, _) = packed(spec, &[], dtype)?;
             let mut both = Both { packed, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
             model.denoise(x, &timesteps, conditioning, &mut both)?.eval()?;
             println!("compare      layers are off by at most {:.2e}", both.worst);
