@@ -10,41 +10,37 @@
 
 #![allow(clippy::print_stdout)] // its output is what it is for
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::time::Instant;
 
-use taq_core::mlx_rs::{Array, Device, ops, random, transforms};
-use taq_core::quant::{Clipping, Grid, GridParams, InputGrids, QuantizedLayer};
+use taq_core::mlx_rs::{Array, Device, transforms};
+use taq_core::quant::{Clipping, GridParams, QuantizedLayer};
 use taq_core::registry::Registry;
-use taq_core::{
-    Batch, BlockJob, BlockSpec, Context, LayerGradients, LayerJob, LayerSpec, Reconstruction, Result, Role,
-    Stream,
-};
+use taq_core::{Batch, BlockJob, Context, LayerGradients, Reconstruction, Result};
 use taq_test_plugins::soft::Variables;
+use taq_tests::linear::Linear;
 use taq_tests::native;
 
 const ROWS: usize = 256;
 const BATCH: usize = 32;
 
-/// y = x Wᵀ; notes when it was asked.
-struct Linear {
-    x: Array,
-    y: Array,
+/// Notes when it was asked.
+struct Timed {
+    linear: Linear,
     asked: RefCell<Vec<Instant>>,
-    calls: Cell<usize>,
 }
 
-impl Reconstruction for Linear {
+impl Reconstruction for Timed {
     fn rows(&self) -> usize {
-        ROWS
+        Reconstruction::rows(&self.linear)
     }
 
-    fn step(&self, _: usize) -> usize {
-        0
+    fn step(&self, row: usize) -> usize {
+        self.linear.step(row)
     }
 
     fn inputs(&self, rows: &[usize], visit: &mut dyn FnMut(usize, &Array) -> Result<()>) -> Result<()> {
-        visit(0, &self.x.take_axis(index(rows), 0)?.expand_dims(1)?)
+        self.linear.inputs(rows, visit)
     }
 
     fn loss_and_grads(
@@ -53,23 +49,12 @@ impl Reconstruction for Linear {
         batch: Batch<'_>,
     ) -> Result<(Array, Vec<LayerGradients>)> {
         self.asked.borrow_mut().push(Instant::now());
-        self.calls.set(self.calls.get() + 1);
-        let (x, y) = (self.x.take_axis(index(batch.rows), 0)?, self.y.take_axis(index(batch.rows), 0)?);
-        let error = x.matmul(layers[0].weight.t())?.subtract(y)?;
-        let loss = error.square()?.mean(None)?;
-        let slope = error.multiply(Array::from_f32(2.0 / error.size() as f32))?;
-        let weight = slope.t().matmul(&x)?;
-        Ok((loss, vec![LayerGradients { weight, scale: ops::zeros::<f32>(&[1])?, bias: None }]))
+        self.linear.loss_and_grads(layers, batch)
     }
 
-    fn held_out_loss(&self, _: &[QuantizedLayer]) -> Result<f32> {
-        Ok(0.0)
+    fn held_out_loss(&self, layers: &[QuantizedLayer]) -> Result<f32> {
+        self.linear.held_out_loss(layers)
     }
-}
-
-fn index(rows: &[usize]) -> Array {
-    let rows: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
-    Array::from_slice(&rows, &[rows.len() as i32])
 }
 
 /// The rounder as it would be linked in: the same steps, without the ABI between.
@@ -107,32 +92,17 @@ fn main() -> Result<()> {
     Device::set_default(&Device::cpu());
     let numbers: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let [outputs, inputs, iters] = numbers.try_into().unwrap_or([6144, 1536, 12]);
-    let shape = [outputs as i32, inputs as i32];
-    let weight = random::normal::<f32>(&shape, None, Some(0.02), &random::key(4)?)?;
-    let x = random::normal::<f32>(&[ROWS as i32, inputs as i32], None, None, &random::key(2)?)?;
-    let y = x.matmul(weight.t())?;
-    transforms::eval([&x, &y, &weight])?;
-    let linear = Linear { x, y, asked: RefCell::default(), calls: Cell::new(0) };
-    let spec = LayerSpec {
-        id: "linear".into(),
-        block: "linear".into(),
-        stream: Stream::Image,
-        role: Role::Fc1,
-        in_features: inputs,
-        out_features: outputs,
-        post_gelu: false,
-    };
-    let block = BlockSpec { id: "linear".into(), layers: vec![spec.clone()] };
-    let input = InputGrids::new(vec![8], &[1.0])?;
-    let layers = [LayerJob { spec, weight, grid: Grid::channel(4)?, input }];
-    let job = BlockJob { block: &block, layers: &layers, reconstruction: &linear };
+    let linear = Linear::new(outputs as i32, inputs as i32, ROWS as i32)?;
+    let (block, layers) = linear.job()?;
+    let timed = Timed { linear, asked: RefCell::default() };
+    let job = BlockJob { block: &block, layers: &layers, reconstruction: &timed };
     let mut registry = Registry::linked()?;
     registry.load(&native::rust("taq_test_plugins"))?;
     let settings = serde_json::json!({ "iters": iters, "batch_size": BATCH });
     let rounder = registry.rounder("soft", &settings)?;
     // Times between two questions: whole steps, without the work before the first one.
     let steps = || -> Vec<f64> {
-        let asked = linear.asked.take();
+        let asked = timed.asked.take();
         asked.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1000.0).collect()
     };
     let (mut inside, mut through) = (Vec::new(), Vec::new());

@@ -98,6 +98,7 @@ mod tests {
             policy: "p".into(),
             weight_bits: [("a".into(), 4), ("b".into(), 8)].into(),
             per_timestep: [(0, at([8, 8])), (1, at([8, 4])), (2, at([4, 4]))].into(),
+            smoothquant: Default::default(),
             sigma_map: [(0, 1.0), (1, 0.7), (2, 0.1)].into(),
             summary: PlanSummary {
                 total_timesteps: 3,

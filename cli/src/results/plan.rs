@@ -29,6 +29,7 @@ mod tests {
             policy: "p".into(),
             weight_bits: [("a".into(), 4), ("b".into(), 8)].into(),
             per_timestep: [(0, at(&[("a", 4), ("b", 6)])), (9, at(&[("a", 8)]))].into(),
+            smoothquant: Default::default(),
             sigma_map: [(0, 0.25), (9, 1.0)].into(),
             summary: PlanSummary {
                 total_timesteps: 2,

@@ -180,8 +180,16 @@ impl Inner {
         let mut distinct = steps.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let row_grids: Vec<RowGrid<'_>> =
-            distinct.iter().map(|&s| self.row_grid(s, self.steps[s].scale)).collect();
+        // Tokens that bring their own step sizes have tables of their own.
+        let fixed = if self.dynamic { &[][..] } else { &distinct[..] };
+        let tables: Vec<Vec<f32>> = fixed
+            .iter()
+            .map(|&s| {
+                let mut table = Vec::new();
+                self.fill_table(self.steps[s].scale, &mut table);
+                table
+            })
+            .collect();
         let index = |row: usize| distinct.binary_search(&steps[row / tokens]).unwrap_or(0);
         let index: Vec<usize> = (0..count).map(index).collect();
 
@@ -193,12 +201,21 @@ impl Inner {
         let rows = rows.zip(scale.par_chunks_mut(share)).zip(x.par_chunks(share * width)).enumerate();
         rows.for_each(|(part, (((integers, sums), scale), x))| {
             let rows = integers.chunks_exact_mut(depth).zip(sums.chunks_exact_mut(groups)).zip(scale);
+            let mut own = Vec::new();
             for (row, (((integers, sums), scale), x)) in rows.zip(x.chunks_exact(width)).enumerate() {
                 let at = index[part * share + row];
-                let own =
-                    self.dynamic.then(|| self.row_grid(distinct[at], self.token_scale(distinct[at], x)));
-                let grid = own.as_ref().unwrap_or(&row_grids[at]);
-                let finite = quantize(&self.weight, grid, x, integers, sums);
+                let planned = &self.steps[distinct[at]];
+                let (scale_of_row, table) = match tables.get(at) {
+                    Some(table) => (planned.scale, table),
+                    None => {
+                        let scale = self.token_scale(distinct[at], x);
+                        self.fill_table(scale, &mut own);
+                        (scale, &own)
+                    }
+                };
+                let shift = &self.offset(distinct[at]).shift;
+                let grid = RowGrid { scale: scale_of_row, qmax: planned.qmax, step: table, shift };
+                let finite = quantize(&self.weight, &grid, x, integers, sums);
                 *scale = if finite && grid.scale.is_finite() { grid.scale } else { f32::NAN };
             }
         });
@@ -229,24 +246,22 @@ impl Inner {
         (reach / self.steps[step].qmax).max(f32::MIN_POSITIVE)
     }
 
-    fn row_grid(&self, step: usize, scale: f32) -> RowGrid<'_> {
-        let qmax = self.steps[step].qmax;
-        let shift = &self.offset(step).shift;
-        let inputs = self.weight.shape()[1];
-        let step = match self.multiplier.is_empty() {
-            true => vec![scale; inputs],
-            false => self.multiplier.iter().map(|m| scale * m).collect(),
-        };
-        RowGrid { scale, qmax, step, shift }
+    /// s · m by channel.
+    fn fill_table(&self, scale: f32, table: &mut Vec<f32>) {
+        table.clear();
+        match self.multiplier.is_empty() {
+            true => table.resize(self.weight.shape()[1], scale),
+            false => table.extend(self.multiplier.iter().map(|m| scale * m)),
+        }
     }
 }
 
-/// What rows of one timestep are quantized by.
+/// What a row is quantized by.
 struct RowGrid<'a> {
     scale: f32,
     qmax: f32,
     /// s · m.
-    step: Vec<f32>,
+    step: &'a [f32],
     /// Empty: 0.
     shift: &'a [f32],
 }
