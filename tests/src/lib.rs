@@ -4,6 +4,7 @@
 pub mod activations;
 pub mod chromium;
 pub mod golden;
+pub mod linked;
 pub mod markdown;
 pub mod native;
 pub mod paths;
