@@ -125,7 +125,7 @@ fn new_writes_a_project_and_overwrites_nothing() {
     let host_in_c = ["plugin", "new", "x", "--kind", "host", "--lang", "c"];
     taq_in(folder.path(), &host_in_c)
         .exits(2)
-        .says("there is no template of a host in c")
+        .says("no template for --kind host --lang c")
         .says("rounder in rust, c, zig");
     let help = taq(&["plugin", "new", "--help"]).exits(0).stdout;
     assert!(help.contains("--kind rounder    --lang rust, c, zig\n"), "{help}");

@@ -213,7 +213,7 @@ fn find(kind: ProjectKind, language: Language) -> Result<&'static Template> {
         let there =
             pairs().into_iter().map(|(kind, languages)| format!("{kind} in {}", languages.join(", ")));
         let reason = format!(
-            "there is no template of a {} in {}; there are: {}",
+            "no template for --kind {} --lang {}; there are: {}",
             word(kind),
             word(language),
             there.collect::<Vec<_>>().join("; ")
