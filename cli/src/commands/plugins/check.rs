@@ -3,7 +3,7 @@
 //! A call of a library cannot be ended from outside, so the suites run on a thread of their own, which tells what it
 //! begins. When one check takes too long, that thread is left behind and the program ends with an error.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(super) fn check(
     if failed == 0 { Ok(()) } else { Err(Failure::Checks { failed, of, what: "checks" }) }
 }
 
-fn work(path: &PathBuf, config: &Map<String, Value>, tell: &Sender<Told>) {
+fn work(path: &Path, config: &Map<String, Value>, tell: &Sender<Told>) {
     // Whoever listened has gone if a message does not arrive: then there is nobody to work for.
     let loaded = Library::load(path);
     let items = loaded.as_ref().map_or(&[][..], |library| library.items());
