@@ -108,6 +108,11 @@ fn new_writes_a_project_and_overwrites_nothing() {
         ("c", "--kind policy --lang c", "policy.c"),
         ("assemblyscript", "--kind policy --lang assemblyscript", "assembly/index.ts"),
         ("wat", "--kind policy --lang wat", "policy.wat"),
+        ("rounder-rust", "--kind rounder", "src/lib.rs"),
+        ("rounder-c", "--kind rounder --lang c", "taq_plugin.h"),
+        ("rounder-zig", "--kind rounder --lang zig", "taq_plugin.h"),
+        ("observer-rust", "--kind observer", "src/lib.rs"),
+        ("observer-c", "--kind observer --lang c", "observer.c"),
         ("host", "--kind host", "src/main.rs"),
     ] {
         let arguments: Vec<&str> = ["plugin", "new", name].into_iter().chain(choice.split(' ')).collect();
@@ -118,7 +123,12 @@ fn new_writes_a_project_and_overwrites_nothing() {
         taq_in(folder.path(), &arguments).exits(2).says("is not empty");
     }
     let host_in_c = ["plugin", "new", "x", "--kind", "host", "--lang", "c"];
-    taq_in(folder.path(), &host_in_c).exits(2).says("a host is written in rust");
+    taq_in(folder.path(), &host_in_c)
+        .exits(2)
+        .says("no template for --kind host --lang c")
+        .says("rounder in rust, c, zig");
+    let help = taq(&["plugin", "new", "--help"]).exits(0).stdout;
+    assert!(help.contains("--kind rounder    --lang rust, c, zig\n"), "{help}");
     taq_in(folder.path(), &["plugin", "new", "8", "--kind", "policy"]).exits(2).says("begin with a letter");
     assert!(!folder.path().join("x").exists() && !folder.path().join("8").exists());
 }

@@ -1,32 +1,9 @@
-//! The observer: how far a layer's input reaches.
+//! The observer: how far a layer's input reaches. What it is shown is that of native libraries (`taq_plugin`).
 
+use crate::Result;
 use crate::stats::{ChannelExtremes, InputRange, LogHistogram};
-use crate::{LayerSpec, Result};
 
-/// Where a tensor was seen.
-#[derive(Debug, Clone, Copy)]
-pub struct ObservationPoint<'a> {
-    /// The layer whose input it is; of several that read the same tensor (queries, keys and values of one attention), the
-    /// first.
-    pub layer: &'a LayerSpec,
-    /// Step of the schedule.
-    pub step: usize,
-    /// Noise level of the step.
-    pub sigma: f32,
-}
-
-/// One batch of a layer's input: finite values, and what the engine has found in them already.
-#[derive(Debug, Clone, Copy)]
-pub struct ObservedBatch<'a> {
-    /// Row-major, `values.len() / channels` tokens of `channels` values.
-    pub values: &'a [f32],
-    /// Values of a token.
-    pub channels: usize,
-    /// Smallest value of each channel in this batch.
-    pub min: &'a [f32],
-    /// Largest value of each channel in this batch.
-    pub max: &'a [f32],
-}
+pub use taq_plugin::{ObservationPoint, ObservedBatch};
 
 /// All batches of a layer's input: what the engine gathers once for every observer that asks for it.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +18,8 @@ pub struct ObservedInput<'a> {
 ///
 /// The engine makes an observer for every distinct input and step, shows it the batches in the order of the images, and
 /// asks for the range. What describes the input whoever observes (extremes, histogram, momentum shift) the engine
-/// gathers itself. An observer sees host memory, so the same trait serves native libraries.
+/// gathers itself. An observer sees host memory. In a native library it is a [`taq_plugin::Observer`], which is not handed what
+/// the engine gathered.
 ///
 /// ```
 /// use taq_core::{ObservationPoint, ObservedBatch, ObservedInput, Observer, Result, stats::InputRange};
@@ -56,7 +34,7 @@ pub struct ObservedInput<'a> {
 ///         Ok(())
 ///     }
 ///     fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
-///         let mut range = InputRange::of(all.extremes.clone());
+///         let mut range = InputRange::from(all.extremes.clone());
 ///         range.high += self.0.unwrap_or(0.0);
 ///         Ok(range)
 ///     }

@@ -5,6 +5,7 @@ pub mod activations;
 pub mod chromium;
 pub mod golden;
 pub mod linear;
+pub mod linked;
 pub mod markdown;
 pub mod native;
 pub mod paths;

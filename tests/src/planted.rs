@@ -143,7 +143,8 @@ impl Linked {
     }
 }
 
-fn told(error: Error) -> taq_plugin::Error {
+/// An error of the engine as the suites know errors.
+pub(crate) fn told(error: Error) -> taq_plugin::Error {
     match error {
         Error::Settings { .. } => taq_plugin::Error::Invalid(error.to_string()),
         Error::Cancelled => taq_plugin::Error::Cancelled,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use std::{fs, str};
 
 use serde_json::Value;
@@ -150,8 +151,20 @@ fn libraries_are_listed_and_described() {
     assert!(find("observer", "c-minmax")["origin"].as_str().unwrap().starts_with("in-c 1.2.3, blake3 "));
     assert_eq!(find("rounder", "descent")["settings"]["properties"]["iters"]["default"], 20);
     find("policy", "eight-late");
+    // `--plugin` stands anywhere, and so do the other flags of both.
     let shown = succeed(HOST, &["plugins", "show", "descent", "--plugin", rust]);
     assert!(shown.contains("from taq-test-plugins ") && shown.contains("iters"), "{shown}");
+    assert_eq!(succeed(HOST, &["plugins", "--plugin", rust, "show", "descent"]), shown);
+    assert_eq!(succeed(HOST, &["--plugin", rust, "plugins", "show", "descent"]), shown);
+    let schema = succeed(HOST, &["plugins", "show", "descent", "--json", "--plugin", rust]);
+    assert_eq!(succeed(HOST, &["plugins", "--json", "--plugin", rust, "show", "descent"]), schema);
+    let (code, said) = fail(HOST, &["plugins", "rounder", "show", "nearest"]);
+    assert!(code == 2 && said.contains("leave it out before a command"), "{said}");
+    // The list has the beginning of the hash.
+    let hash = find("rounder", "c-nearest")["origin"].as_str().unwrap().rsplit(' ').next().unwrap();
+    assert_eq!(hash.len(), 64);
+    let table = succeed(HOST, &["plugins", "--plugin", c]);
+    assert!(table.contains(&hash[..12]) && !table.contains(&hash[..13]), "{table}");
     // A folder of libraries; what is of no use there is told, and does not stand in the way.
     fs::write(folder.path().join(format!("notes{}", std::env::consts::DLL_SUFFIX)), "no library").unwrap();
     fs::write(folder.path().join("readme.txt"), "no library either").unwrap();
@@ -218,7 +231,7 @@ fn libraries_in_rust_and_in_c_pass_the_conformance_suites() {
     let library = Library::load(&native::rust("taq_test_plugins")).unwrap();
     for name in ["plain", "descent", "centred", "eight-late"] {
         let item = library.items().iter().find(|i| i.name() == name).unwrap();
-        let report = item.check("{}");
+        let report = item.check("{}", &mut |_| {});
         assert!(report.passed(), "{name}:\n{report}");
     }
     // And the suites see what is wrong.
@@ -230,7 +243,7 @@ fn libraries_in_rust_and_in_c_pass_the_conformance_suites() {
         ("stops-unasked", "without being asked to stop"),
     ] {
         let item = library.items().iter().find(|i| i.name() == name).unwrap();
-        let report = item.check("{}");
+        let report = item.check("{}", &mut |_| {});
         assert!(!report.passed() && report.to_string().contains(check), "{name}:\n{report}");
     }
     for (switch, check) in [
@@ -245,6 +258,26 @@ fn libraries_in_rust_and_in_c_pass_the_conformance_suites() {
         assert_eq!(output.status.code(), Some(1), "{switch}: {said}");
         assert!(said.contains("FAILED") && said.contains(check), "{switch}: {said}");
     }
+}
+
+/// Calls of a library that never return: the check says which, and ends.
+#[test]
+fn a_check_that_does_not_end_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    for (switch, expected) in [
+        ("STUCK", "rounder `c-nearest`, “shapes: grids of every kind”: not done after 2 s"),
+        ("STUCK_IN_ENTRY", "it is being loaded: not done after 2 s"),
+    ] {
+        let library = native::c(folder.path(), &[switch]);
+        let started = Instant::now();
+        let (code, said) = fail(HOST, &["plugins", "check", library.to_str().unwrap(), "--timeout", "2"]);
+        assert_eq!(code, 2, "{said}");
+        assert!(folded(&said).contains(expected) && said.contains("taq::native"), "{said}");
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    }
+    let good = native::c(folder.path(), &[]);
+    let (code, said) = fail(HOST, &["plugins", "check", good.to_str().unwrap(), "--timeout", "0"]);
+    assert!(code == 2 && said.contains("--timeout"), "{said}");
 }
 
 /// What the page of the ABI shows is what the code reads, and its numbers are those of the code.

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use taq_core::artifacts::{Npz, RunFolder, read_document};
 use taq_core::pipeline::WeightsConfig;
-use taq_core::registry::Registry;
+use taq_core::registry::{Kind, Registry};
 use taq_core::{Cancel, Context, Error, Progress, RoundedBlock};
-use taq_plugin::conformance::{Host, Problem, assert_rounder_conforms};
+use taq_plugin::conformance::{
+    Host, Problem, assert_observer_conforms, assert_policy_conforms, assert_rounder_conforms,
+};
 use taq_plugins as _;
+use taq_tests::linked::Named;
 use taq_tests::native;
 use taq_tests::planted::{Linked, Planted};
 use taq_tests::taq::{command, fail, folded, succeed};
@@ -43,6 +46,31 @@ fn built_in_rounders_conform() {
     assert_rounder_conforms(&Linked::new("nearest", json!({})));
     assert_rounder_conforms(&Linked::new("gptq", json!({})));
     assert_rounder_conforms(&Linked::new("adaround", json!({ "iters": 60, "batch_size": 4 })));
+    assert_rounder_conforms(&Linked::new("taq-dit", json!({ "iters": 60, "batch_size": 4 })));
+}
+
+/// All that are linked in, so that a new one is not forgotten.
+fn linked(kind: Kind) -> Vec<&'static str> {
+    let registry = Registry::linked().unwrap();
+    registry.iter().filter(|(k, _)| *k == kind).map(|(_, plugin)| plugin.name).collect()
+}
+
+#[test]
+fn built_in_observers_conform() {
+    let all = linked(Kind::Observer);
+    assert!(["avg-minmax", "minmax", "mse", "percentile"].iter().all(|name| all.contains(name)), "{all:?}");
+    for name in all {
+        assert_observer_conforms(&Named::new(name, json!({})));
+    }
+}
+
+#[test]
+fn built_in_policies_conform() {
+    let all = linked(Kind::Policy);
+    assert!(["baseline-a8", "budget", "multitier"].iter().all(|name| all.contains(name)), "{all:?}");
+    for name in all {
+        assert_policy_conforms(&Named::new(name, json!({})));
+    }
 }
 
 #[test]

@@ -62,6 +62,42 @@ impl Project {
         }
     }
 
+    /// The README's first block with the names that libraries have on this system.
+    fn follow_the_native_readme(&self, change: impl Fn(&str) -> String) {
+        let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+        self.follow_the_readme(|script| {
+            let script = script.replace("/libmine.so", &format!("/{prefix}mine{suffix}"));
+            change(&format!("unset CARGO_TARGET_DIR RUSTFLAGS\n{script}"))
+        });
+    }
+
+    /// A rounder's project is compared, and its blocks err less than rounded to nearest.
+    fn is_better_than_nearest(&self) {
+        self.was_compared(&["fp", "nearest", "quantized"]);
+        let config = self.document("quantized_weights/config.json");
+        assert_eq!(config["rounder"]["name"], "coordinate-descent", "{config:.400}");
+        let blocks = config["block_metrics"].as_array().unwrap();
+        let sum = |what: &str| blocks.iter().map(|b| b[what].as_f64().unwrap()).sum::<f64>();
+        let (ours, nearest) = (sum("final_loss"), sum("nearest_loss"));
+        assert!(blocks.len() == 6 && ours < 0.9 * nearest, "{ours} of {nearest}");
+    }
+
+    /// An observer's project is compared, and some of its ranges are narrower than the extremes beside them.
+    fn clips_what_lies_far_out(&self) {
+        self.was_compared(&["fp", "nearest"]);
+        let step = self.document("activations/timestep_stats/step_0_index.json");
+        let layers = step.as_object().unwrap().values();
+        let ends = |range: &Value| [0, 1].map(|end| range[end].as_f64().unwrap());
+        let mut narrower = 0;
+        for layer in layers.filter(|l| l["range_min"].is_number()) {
+            let ours = [&layer["range_min"], &layer["range_max"]].map(|v| v.as_f64().unwrap());
+            let all = ends(&layer["beside"]["minmax"]);
+            assert!(all[0] <= ours[0] && ours[1] <= all[1], "{layer}");
+            narrower += usize::from(ours[1] - ours[0] < 0.99 * (all[1] - all[0]));
+        }
+        assert!(narrower > 5, "{narrower}");
+    }
+
     /// A policy's project has the rule of all templates: eight bits in the last quarter of four timesteps.
     fn has_late_8(&self) {
         self.was_compared(&["fp", "w4a8", "nearest"]);
@@ -99,9 +135,88 @@ fn a_policy_in_rust() {
     project.was_compared(&["fp", "w4a8", "nearest"]);
 }
 
+fn python() -> String {
+    std::env::var("TAQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+#[test]
+fn a_rounder_in_rust() {
+    let project = Project::new(&["--kind", "rounder"]);
+    project.follow_the_native_readme(str::to_owned);
+    project.is_better_than_nearest();
+}
+
+/// Whether there is a C compiler; `CC` names another one than `cc`.
+fn compiles_c() -> bool {
+    let there = can(&compiler(), &["--version"]);
+    if !there {
+        eprintln!("skipped: no C compiler");
+    }
+    there
+}
+
+fn compiler() -> String {
+    std::env::var("CC").unwrap_or_else(|_| "cc".to_owned())
+}
+
+/// The script with this compiler, and without sanitizers where it has none.
+fn with_c(script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("a.c"), folder.path().join("a"));
+    fs::write(&source, "int main(void) { return 0; }").unwrap();
+    let arguments =
+        ["-fsanitize=address,undefined", "-o", program.to_str().unwrap(), source.to_str().unwrap()];
+    let script = script.replace("\ncc ", &format!("\n{} ", compiler()));
+    assert!(script.contains(&format!("\n{} -O3 -shared", compiler())), "{script}");
+    if can(&compiler(), &arguments) {
+        return script;
+    }
+    eprintln!("without sanitizers, which this compiler does not have");
+    script.replace("-fsanitize=address,undefined ", "")
+}
+
+#[test]
+fn a_rounder_in_c() {
+    if !compiles_c() {
+        return;
+    }
+    let project = Project::new(&["--kind", "rounder", "--lang", "c"]);
+    project.follow_the_native_readme(with_c);
+    project.is_better_than_nearest();
+}
+
+#[test]
+fn a_rounder_in_zig() {
+    let zig = if can("zig", &["version"]) { "zig".to_owned() } else { format!("{} -m ziglang", python()) };
+    if !can("sh", &["-c", &format!("{zig} version | grep -q '^0[.]16[.]'")]) {
+        eprintln!("skipped: neither Zig 0.16 nor the Python package ziglang");
+        return;
+    }
+    let project = Project::new(&["--kind", "rounder", "--lang", "zig"]);
+    project.follow_the_native_readme(|script| script.replace("\nzig ", &format!("\n{zig} ")));
+    project.is_better_than_nearest();
+}
+
+#[test]
+fn an_observer_in_rust() {
+    let project = Project::new(&["--kind", "observer"]);
+    project.follow_the_native_readme(str::to_owned);
+    project.clips_what_lies_far_out();
+}
+
+#[test]
+fn an_observer_in_c() {
+    if !compiles_c() {
+        return;
+    }
+    let project = Project::new(&["--kind", "observer", "--lang", "c"]);
+    project.follow_the_native_readme(with_c);
+    project.clips_what_lies_far_out();
+}
+
 /// A clang that knows WebAssembly: `TAQ_TEST_CLANG`, the machine's with its linker, or that of the Python package ziglang.
 fn clang() -> Option<String> {
-    let python = std::env::var("TAQ_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let python = python();
     match std::env::var("TAQ_TEST_CLANG") {
         Ok(clang) => Some(clang),
         Err(_) if can("clang", &["--version"]) && can("wasm-ld", &["--version"]) => Some("clang".to_owned()),

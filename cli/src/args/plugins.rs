@@ -13,7 +13,7 @@ use super::parse;
 #[command(
     about = "List plugins, describe one, or begin one of your own",
     visible_alias = "plugin",
-    args_conflicts_with_subcommands = true,
+    override_usage = "taq plugins [OPTIONS] [KIND]\n       taq plugins [OPTIONS] <COMMAND>",
     after_help = "Examples:\n  \
                   taq plugins                    all of them\n  \
                   taq plugins rounder            one kind\n  \
@@ -21,14 +21,14 @@ use super::parse;
                   taq plugins show adaround --json    the JSON schema of its settings\n  \
                   taq plugins --plugin ./libmine.so     with those of a native library\n  \
                   taq plugins check ./libmine.so        does it keep to what taq expects?\n  \
-                  taq plugin new mine --kind policy --lang rust    a project to begin with"
+                  taq plugin new mine --kind rounder --lang rust    a project to begin with"
 )]
 pub(crate) struct PluginsArgs {
     /// Only plugins of this kind
     #[arg(value_enum, value_name = "KIND")]
     pub(crate) kind: Option<KindChoice>,
 
-    /// Print JSON, with the schema of each plugin's settings
+    /// Print JSON, with the schema of each plugin's settings and the whole hash of libraries
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -53,11 +53,7 @@ pub(crate) enum PluginsCommand {
         json: bool,
     },
     /// Begin a plugin: a small project that builds, has tests and runs in a pipeline as it is
-    #[command(after_help = "Examples:\n  \
-                            taq plugin new mine --kind policy --lang wat     one text file, no compiler needed\n  \
-                            taq plugin new mine --kind policy --lang rust\n  \
-                            taq plugin new mine --kind host                  a taq of one's own, with a rounder\n\n\
-                            The README.md in the new folder tells how to build, test and measure it.")]
+    #[command(after_help = crate::commands::new_plugin_examples())]
     New {
         /// Folder to create; its name becomes the project's
         #[arg(value_name = "FOLDER")]
@@ -83,25 +79,35 @@ pub(crate) enum PluginsCommand {
         /// Settings to check with: an object with the settings of each plugin under its name [default: theirs]
         #[arg(long, value_name = "JSON", value_parser = parse::settings)]
         config: Option<Map<String, Value>>,
+
+        /// How long loading the library, and each of the checks, may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+        timeout: u64,
     },
 }
 
 /// What `taq plugin new` can begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProjectKind {
-    /// A bit policy as a WASM module, in rust, c, assemblyscript or wat
+    /// A bit policy as a WASM module
     Policy,
-    /// A program like taq with plugins of any kind linked in, in rust
+    /// A rounder of weights as a native library
+    Rounder,
+    /// An observer of activations as a native library
+    Observer,
+    /// A program like taq with plugins of any kind linked in
     Host,
 }
 
 /// A language that projects are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
-    /// Rust, for policies with the crate taq-policy
+    /// Rust, with the crates taq-policy and taq-plugin
     Rust,
-    /// C without a library
+    /// C: policies without a library, others with the header taq_plugin.h
     C,
+    /// Zig, with the header taq_plugin.h
+    Zig,
     /// AssemblyScript: TypeScript's syntax
     Assemblyscript,
     /// WebAssembly's text format, which taq reads as it is

@@ -25,6 +25,8 @@ use crate::args::{Cli, Command, DeviceChoice};
 use crate::error::Failure;
 use crate::terminal::Terminal;
 
+pub(crate) use plugins::new_plugin_examples;
+
 /// What every command is handed.
 pub(crate) struct Host {
     /// The plugins of this program.

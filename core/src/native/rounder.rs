@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 use taq_plugin::abi::{RoundBlockArgs, RoundLayerArgs, RounderTable, Str};
-use taq_plugin::host::Room;
+use taq_plugin::host::{BlockCall, Room};
 use taq_plugin::view::Shape;
 
 use super::answer::rounded;
-use super::block::BlockCall;
+use super::block::NativeBlock;
 use super::call::{Call, UNITS};
 use super::declared::{NativeItem, Table};
 use super::instance::Instance;
@@ -86,8 +86,9 @@ impl NativeRounder {
         let mut rooms = job.layers.iter().map(room).collect::<Result<Vec<_>>>()?;
         let layers: Vec<_> = rooms.iter_mut().map(Room::layer).collect();
         let pointers: Vec<_> = layers.iter().map(std::ptr::from_ref).collect();
-        let block = BlockCall::new(job, cx);
-        let reconstruction = block.table();
+        let block = NativeBlock::new(job, cx);
+        let questions = BlockCall::new(&block, rooms.iter().map(Room::data), block.steps());
+        let reconstruction = questions.table();
         let call = Call::new(&self.instance.item.speaker, Some(cx), UNITS);
         let host = call.api();
         let args = RoundBlockArgs {
@@ -105,10 +106,13 @@ impl NativeRounder {
             .instance
             .call("round_block", Some(cx), |instance, error| unsafe { round(instance, &args, error) });
         // What failed in the host is told as such, whatever the plugin makes of it.
-        let losses = block.end(called)?;
+        match (called, questions.failed()) {
+            (Err(_), Some(own)) => return Err(own),
+            (called, _) => called?,
+        }
         let layers = job.layers.iter().zip(&rooms).map(|(l, room)| rounded(&self.instance, l, room));
         let layers = layers.collect::<Result<_>>()?;
         call.done();
-        Ok(RoundedBlock { layers, losses })
+        Ok(RoundedBlock { layers, losses: block.losses() })
     }
 }

@@ -23,7 +23,7 @@ impl MinMax {
 
 impl Observer for MinMax {
     fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
-        Ok(InputRange::of(all.extremes.clone()))
+        Ok(InputRange::from(all.extremes.clone()))
     }
 }
 

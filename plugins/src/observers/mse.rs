@@ -55,7 +55,7 @@ impl Observer for Mse {
     }
 
     fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
-        let range = InputRange::of(all.extremes.clone());
+        let range = InputRange::from(all.extremes.clone());
         let bins: Vec<LogBin> = all.distribution.into_iter().flat_map(|d| d.bins()).collect();
         let clip = best_range(&bins, f64::from(range.absmax()), self.bits) as f32;
         Ok(range.within(-clip, clip))

@@ -50,7 +50,7 @@ impl Observer for Percentile {
     fn finish(self: Box<Self>, all: &ObservedInput<'_>) -> Result<InputRange> {
         let end = |share| all.distribution.and_then(|d| d.quantile(share)).unwrap_or(0.0) as f32;
         let (low, high) = (end(1.0 - self.share), end(self.share));
-        let range = InputRange::of(all.extremes.clone());
+        let range = InputRange::from(all.extremes.clone());
         // A bin may reach beyond the outermost value.
         let inside = |end: f32| end.max(range.low).min(range.high);
         let (low, high) = (inside(low), inside(high));

@@ -89,10 +89,11 @@ pub trait BlockRounder: Plugin {
 }
 
 /// Where a tensor was seen.
-#[derive(Debug, Clone)]
-pub struct ObservationPoint {
-    /// The layer whose input it is.
-    pub layer: LayerSpec,
+#[derive(Debug, Clone, Copy)]
+pub struct ObservationPoint<'a> {
+    /// The layer whose input it is; of several that read the same tensor (queries, keys and values of one attention), the
+    /// first.
+    pub layer: &'a LayerSpec,
     /// Step of the schedule.
     pub step: usize,
     /// Noise level of the step.
@@ -125,13 +126,33 @@ pub struct InputRange {
     pub high: f32,
 }
 
-/// Finds the range of one layer's input at one timestep. The host makes an observer for each of them.
+impl InputRange {
+    /// The same, with nothing beyond these ends.
+    pub fn within(mut self, low: f32, high: f32) -> Self {
+        let clip = |v: &mut f32| *v = v.max(low).min(high);
+        self.min.iter_mut().chain(&mut self.max).chain([&mut self.low, &mut self.high]).for_each(clip);
+        self
+    }
+
+    /// Largest magnitude of the tensor's range.
+    pub fn absmax(&self) -> f32 {
+        self.low.abs().max(self.high.abs())
+    }
+
+    /// Largest magnitude of each channel.
+    pub fn channel_absmax(&self) -> Vec<f32> {
+        self.min.iter().zip(&self.max).map(|(low, high)| low.abs().max(high.abs())).collect()
+    }
+}
+
+/// Finds the range of one layer's input at one timestep. The host makes an observer for each of them, and shows it the
+/// batches in the order of the images.
 pub trait Observer: Plugin {
     /// Takes in one batch.
     ///
     /// # Errors
     /// What the user is told.
-    fn observe(&mut self, point: &ObservationPoint, batch: &ObservedBatch<'_>) -> Result<()>;
+    fn observe(&mut self, point: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()>;
 
     /// The range of all batches; asked once.
     ///

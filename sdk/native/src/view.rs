@@ -50,6 +50,11 @@ impl Shape {
         Self { lengths: [rows as i64, columns as i64], axes: 2 }
     }
 
+    /// Length of the second axis; 1 of a vector.
+    pub(crate) fn columns(&self) -> usize {
+        self.lengths[1] as usize
+    }
+
     /// A tensor of this shape to read; valid while the shape and the values stay where they are.
     pub fn view<T: Element>(&self, values: &[T]) -> Tensor {
         Tensor {

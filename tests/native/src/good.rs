@@ -166,7 +166,7 @@ impl Plugin for Centred {
 }
 
 impl Observer for Centred {
-    fn observe(&mut self, _: &ObservationPoint, batch: &ObservedBatch<'_>) -> Result<()> {
+    fn observe(&mut self, _: &ObservationPoint<'_>, batch: &ObservedBatch<'_>) -> Result<()> {
         self.range.min.resize(batch.channels, f32::INFINITY);
         self.range.max.resize(batch.channels, f32::NEG_INFINITY);
         self.range.min.iter_mut().zip(batch.min).for_each(|(a, b)| *a = a.min(*b));

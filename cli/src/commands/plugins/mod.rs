@@ -1,27 +1,36 @@
 //! `taq plugins`: what is linked into this program, what it has loaded, and projects to begin with.
 
+mod check;
 mod new;
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use taq_core::Error;
-use taq_core::native::{Library, NativeItem};
 use taq_core::registry::{Kind, Plugin, Registry, near};
-use taq_core::wasm::shown;
 
 use crate::args::{PluginsArgs, PluginsCommand};
 use crate::error::Failure;
 use crate::output::{Table, print, print_json, terminal_width};
 use crate::settings_table::settings_table;
 
+pub(crate) use new::examples as new_plugin_examples;
+
+/// Digits of a hash that lists show.
+const DIGITS: usize = 12;
+
 /// Lists the plugins, or describes one.
 pub(crate) fn plugins(registry: &Registry, args: &PluginsArgs) -> Result<(), Failure> {
-    match &args.command {
-        Some(PluginsCommand::Show { name, json }) => return show(registry, name, *json),
-        Some(PluginsCommand::New { folder, kind, lang }) => return new::new(folder, *kind, *lang),
-        Some(PluginsCommand::Check { library, config }) => return check(library, config.as_ref()),
-        None => {}
+    if let Some(command) = &args.command {
+        refuse_flags_of_the_list(args, command)?;
+        return match command {
+            PluginsCommand::Show { name, json } => show(registry, name, *json || args.json),
+            PluginsCommand::New { folder, kind, lang } => new::new(folder, *kind, *lang),
+            PluginsCommand::Check { library, config, timeout } => {
+                check::check(library, config.as_ref(), Duration::from_secs(*timeout))
+            }
+        };
     }
     let kind = args.kind.map(Kind::from);
     let chosen: Vec<_> = registry.iter().filter(|(k, _)| kind.is_none_or(|kind| kind == *k)).collect();
@@ -31,7 +40,7 @@ pub(crate) fn plugins(registry: &Registry, args: &PluginsArgs) -> Result<(), Fai
     }
     let mut table = Table::new(&["KIND", "NAME", "FROM", "WHAT IT DOES"]);
     for (kind, plugin) in &chosen {
-        table.row([kind.name(), plugin.name, plugin.origin, plugin.summary]);
+        table.row([kind.name(), plugin.name, &shortened(plugin.origin), plugin.summary]);
     }
     print(&table.render(terminal_width()))
 }
@@ -49,46 +58,26 @@ fn show(registry: &Registry, name: &str, json: bool) -> Result<(), Failure> {
     print(&parts.join("\n"))
 }
 
-/// Loads a library and holds its plugins to what is expected of them.
-fn check(path: &Path, config: Option<&Map<String, Value>>) -> Result<(), Failure> {
-    let library = Library::load(path)?;
-    let facts = library.facts();
-    let on_target = if facts.target.is_empty() { String::new() } else { format!(", {}", facts.target) };
-    print(&format!(
-        "`{}`\n{} {}, plugin ABI {}, built with {}, {}{on_target}\nblake3 {}\n",
-        library.path().display(),
-        library.name(),
-        library.version(),
-        facts.abi,
-        facts.sdk,
-        facts.compiler,
-        library.hash()
-    ))?;
-    let named = |name: &str| library.items().iter().any(|item| item.name() == name);
-    if let Some(name) = config.and_then(|c| c.keys().find(|name| !named(name))) {
-        let known: Vec<&str> = library.items().iter().map(NativeItem::name).collect();
-        let reason = format!("the library has no plugin `{name}`; it has {}", known.join(", "));
-        return Err(Error::settings("--config", reason).into());
-    }
-    let (mut failed, mut of) = (0, 0);
-    for item in library.items() {
-        let settings = config.and_then(|c| c.get(item.name())).map_or_else(|| "{}".into(), Value::to_string);
-        let mut table = Table::new(&["", "CHECK"]);
-        for (name, result) in item.check(&settings).checks {
-            of += 1;
-            match result {
-                Ok(()) => table.row(["ok", name]),
-                Err(reason) => {
-                    failed += 1;
-                    table.row(["FAILED", &format!("{name}: {}", shown(reason.as_bytes()))]);
-                }
-            }
+/// KIND and `--json` before a command are no part of it, but for `show`.
+fn refuse_flags_of_the_list(args: &PluginsArgs, command: &PluginsCommand) -> Result<(), Error> {
+    let wrong = match (args.kind, args.json, command) {
+        (Some(_), _, _) => "a KIND chooses what is listed; leave it out before a command",
+        (None, true, PluginsCommand::New { .. } | PluginsCommand::Check { .. }) => {
+            "--json is for the list and for `show`"
         }
-        let head = format!("\n{} `{}`: {}\n", item.kind(), item.name(), item.info().summary);
-        print(&(head + &table.render(terminal_width())))?;
+        _ => return Ok(()),
+    };
+    Err(Error::settings("taq plugins", wrong))
+}
+
+/// Where a plugin comes from, with the first digits of a library's hash.
+fn shortened(origin: &str) -> Cow<'_, str> {
+    match origin.split_once("blake3 ") {
+        Some((before, hash)) if hash.len() > DIGITS && hash.is_ascii() => {
+            Cow::Owned(format!("{before}blake3 {}", &hash[..DIGITS]))
+        }
+        _ => Cow::Borrowed(origin),
     }
-    print(&format!("\n{} of {of} checks passed\n", of - failed))?;
-    if failed == 0 { Ok(()) } else { Err(Failure::Checks { failed, of, what: "checks" }) }
 }
 
 fn document(kind: Kind, plugin: &Plugin) -> Value {

@@ -74,6 +74,37 @@ const TEMPLATES: &[Template] = &[
         )
     },
     Template {
+        locked: true,
+        ..rounder(
+            Language::Rust,
+            &[template!("rounder/rust": ".gitignore", "Cargo.toml", "README.md", "src/lib.rs"), ROUNDER],
+            "cargo test --release",
+        )
+    },
+    rounder(
+        Language::C,
+        &[template!("rounder/c": ".gitignore", "README.md", "rounder.c", "test.c"), HEADER, ROUNDER],
+        "cc (README.md has the commands)",
+    ),
+    rounder(
+        Language::Zig,
+        &[template!("rounder/zig": ".gitignore", "README.md", "build.zig", "rounder.zig"), HEADER, ROUNDER],
+        "zig build test",
+    ),
+    Template {
+        locked: true,
+        ..observer(
+            Language::Rust,
+            &[template!("observer/rust": ".gitignore", "Cargo.toml", "README.md", "src/lib.rs"), OBSERVER],
+            "cargo test --release",
+        )
+    },
+    observer(
+        Language::C,
+        &[template!("observer/c": ".gitignore", "README.md", "observer.c", "test.c"), HEADER, OBSERVER],
+        "cc (README.md has the commands)",
+    ),
+    Template {
         kind: ProjectKind::Host,
         language: Language::Rust,
         files: &[template!(
@@ -92,6 +123,15 @@ const TEMPLATES: &[Template] = &[
 const POLICY: &[File] =
     template!("policy/common": "cases/small.plan.json", "cases/small.request.json", "pipeline.toml");
 
+/// What rounders have.
+const ROUNDER: &[File] = template!("rounder/common": "pipeline.toml");
+
+/// What observers have.
+const OBSERVER: &[File] = template!("observer/common": "pipeline.toml");
+
+/// What is needed to compile a native plugin in another language than Rust.
+const HEADER: &[File] = &[("taq_plugin.h", include_str!("../../../../sdk/native/include/taq_plugin.h"))];
+
 const fn policy(language: Language, files: &'static [&'static [File]], first: &'static str) -> Template {
     Template {
         kind: ProjectKind::Policy,
@@ -103,6 +143,39 @@ const fn policy(language: Language, files: &'static [&'static [File]], first: &'
         locked: false,
         first,
     }
+}
+
+const fn rounder(language: Language, files: &'static [&'static [File]], first: &'static str) -> Template {
+    Template { kind: ProjectKind::Rounder, name: "my-rounder", ..policy(language, files, first) }
+}
+
+const fn observer(language: Language, files: &'static [&'static [File]], first: &'static str) -> Template {
+    Template { kind: ProjectKind::Observer, name: "my-observer", ..policy(language, files, first) }
+}
+
+/// Every kind with its languages, the first of which is the default.
+fn pairs() -> Vec<(String, Vec<String>)> {
+    let kinds = ProjectKind::value_variants().iter();
+    let languages =
+        |kind: ProjectKind| TEMPLATES.iter().filter(move |t| t.kind == kind).map(|t| word(t.language));
+    kinds.map(|&kind| (word(kind), languages(kind).collect())).collect()
+}
+
+/// What `taq plugin new --help` ends with.
+pub(crate) fn examples() -> String {
+    let mut text = String::from("Kinds, and the languages that each can be written in:\n");
+    for (kind, languages) in pairs() {
+        text.push_str(&format!("  --kind {kind:<10} --lang {}\n", languages.join(", ")));
+    }
+    text.push_str(
+        "\nExamples:\n  \
+         taq plugin new mine --kind rounder --lang c       a native library; rust and zig as well\n  \
+         taq plugin new mine --kind policy --lang wat      one text file, no compiler needed\n  \
+         taq plugin new mine --kind policy --lang rust\n  \
+         taq plugin new mine --kind host                   a taq of one's own, with a rounder\n\n\
+         The README.md in the new folder tells how to build, test and measure it.",
+    );
+    text
 }
 
 /// Writes a template to a folder that must not exist or be empty.
@@ -136,11 +209,15 @@ pub(super) fn new(folder: &Path, kind: ProjectKind, language: Option<Language>) 
 }
 
 fn find(kind: ProjectKind, language: Language) -> Result<&'static Template> {
-    let of_kind = || TEMPLATES.iter().filter(|t| t.kind == kind);
-    of_kind().find(|t| t.language == language).ok_or_else(|| {
-        let languages: Vec<String> = of_kind().map(|t| word(t.language)).collect();
-        let reason =
-            format!("--lang {}: a {} is written in {}", word(language), word(kind), languages.join(", "));
+    TEMPLATES.iter().find(|t| t.kind == kind && t.language == language).ok_or_else(|| {
+        let there =
+            pairs().into_iter().map(|(kind, languages)| format!("{kind} in {}", languages.join(", ")));
+        let reason = format!(
+            "no template for --kind {} --lang {}; there are: {}",
+            word(kind),
+            word(language),
+            there.collect::<Vec<_>>().join("; ")
+        );
         Error::settings("plugin new", reason)
     })
 }
@@ -207,6 +284,17 @@ mod tests {
                 assert!(!text.contains("\"../"), "{file} leads out of the project:\n{text}");
                 assert!(!text.contains(template.name), "{file} is still called {}", template.name);
             }
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_default_and_no_pair_appears_twice() {
+        let pairs = pairs();
+        assert_eq!(pairs.iter().map(|(_, languages)| languages.len()).sum::<usize>(), TEMPLATES.len());
+        for (kind, languages) in &pairs {
+            assert_eq!(languages[0], "rust", "{kind}");
+            let unique: std::collections::BTreeSet<&String> = languages.iter().collect();
+            assert_eq!(unique.len(), languages.len(), "{kind}: {languages:?}");
         }
     }
 

@@ -1,26 +1,27 @@
 //! Calls a plugin through the tables of the ABI, as the host does, with a host of its own.
 #![allow(unsafe_code, reason = "calls through tables of the C ABI")]
 
-use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, ThreadId};
+use std::thread;
 
 use taq_policy::{PolicyPlan, PolicyRequest};
 
+use super::observer::Observes;
+use super::policy::Plans;
 use super::problem::{Gradients, Problem};
 use super::rounder::Rounds;
 use crate::abi::{
     self, AssignArgs, Buf, Create, Destroy, HostApi, ObserveArgs, ObserverTable, PolicyTable, RangeArgs,
-    RoundBlockArgs, RoundLayerArgs, RounderTable, Str, Tensor, Visit,
+    RoundBlockArgs, RoundLayerArgs, RounderTable, Str,
 };
-use crate::host::{Guarded, LayerData, Room, UNWRITTEN, Words};
+use crate::host::{BlockCall, BlockData, Guarded, Room, UNWRITTEN, Words};
 use crate::view::{self, Shape};
 use crate::{
-    BitPolicy, BlockRounder, Error, InputRange, LayerRounder, LayerSpec, LayerValues, Observer, Result,
-    RoundedLayer, export,
+    Batch, BitPolicy, BlockRounder, Error, InputRange, LayerGradients, LayerRounder, LayerSpec, LayerValues,
+    Observer, Result, RoundedLayer, export,
 };
 
 /// What a plugin under test is told, and what it told.
@@ -238,23 +239,9 @@ impl RounderUnderTest {
         } else if let Some(round) = self.table.round_block {
             let pointers: Vec<*const abi::Layer> = layers.iter().map(ptr::from_ref).collect();
             let steps: Vec<u32> = (0..problem.rows).map(|r| problem.step(r) as u32).collect();
-            let block = Block {
-                problem,
-                host,
-                gradients: RefCell::default(),
-                shapes: shapes(problem),
-                thread: thread::current().id(),
-            };
-            let reconstruction = abi::Reconstruction {
-                size: size_of::<abi::Reconstruction>() as u32,
-                reserved: 0,
-                ctx: ptr::from_ref(&block).cast_mut().cast(),
-                rows: problem.rows as u64,
-                steps: steps.as_ptr(),
-                inputs,
-                loss_and_gradients,
-                held_out_loss,
-            };
+            let block = Block { problem, host };
+            let questions = BlockCall::new(&block, problem.layers.iter(), steps);
+            let reconstruction = questions.table();
             let args = RoundBlockArgs {
                 size: size_of::<RoundBlockArgs>() as u32,
                 reserved: 0,
@@ -274,166 +261,52 @@ impl RounderUnderTest {
     }
 }
 
-/// The host's side of a block.
+/// The problem as what a plugin asks about.
 struct Block<'a> {
     problem: &'a Problem,
     host: &'a Host,
-    /// Those of the last call, and their shapes.
-    gradients: RefCell<Vec<Gradients>>,
-    shapes: Vec<[Shape; 2]>,
-    thread: ThreadId,
 }
 
-fn shapes(problem: &Problem) -> Vec<[Shape; 2]> {
-    let shape = |l: &LayerData| {
-        [Shape::matrix(l.spec.out_features, l.spec.in_features), Shape::vector(l.input_scale.len())]
-    };
-    problem.layers.iter().map(shape).collect()
+fn numbers(rows: &[u64]) -> Vec<usize> {
+    rows.iter().map(|row| *row as usize).collect()
 }
 
-impl Block<'_> {
-    /// What the layers compute with.
-    ///
-    /// # Safety
-    /// As the ABI says.
-    unsafe fn values<'v>(
+impl BlockData for Block<'_> {
+    type Error = Error;
+    type Gradients = Vec<Gradients>;
+
+    fn status(error: &Error) -> i32 {
+        error.status()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.host.call()
+    }
+
+    fn inputs(&self, rows: &[u64], visit: &mut dyn FnMut(usize, &[f32]) -> bool) -> Result<()> {
+        let tokens = self.problem.tokens(&numbers(rows));
+        let _ = (0..self.problem.layers.len()).all(|layer| visit(layer, &tokens));
+        Ok(())
+    }
+
+    fn loss_and_gradients(
         &self,
-        layers: *const abi::LayerValues,
-        count: usize,
-    ) -> Result<Vec<LayerValues<'v>>> {
-        if layers.is_null() || count != self.problem.layers.len() {
-            return Err(Error::invalid(format!("values of {count} layers")));
-        }
-        // SAFETY: the caller's word.
-        let layers = unsafe { std::slice::from_raw_parts(layers, count) };
-        let value = |(values, data): (&abi::LayerValues, &LayerData)| {
-            // SAFETY: the caller's word.
-            let weight: &[f32] = unsafe { view::values(&values.weight, "weight")? };
-            let input_scale: Option<&[f32]> = match values.input_scale.data.is_null() {
-                true => None,
-                // SAFETY: the caller's word.
-                false => Some(unsafe { view::values(&values.input_scale, "input_scale")? }),
-            };
-            let steps = data.input_scale.len();
-            if weight.len() != data.weight.len() || input_scale.is_some_and(|s| s.len() != steps) {
-                return Err(Error::invalid("values of another length than the layer's"));
-            }
-            Ok(LayerValues { weight, input_scale })
-        };
-        layers.iter().zip(&self.problem.layers).map(value).collect()
+        layers: &[LayerValues<'_>],
+        batch: Batch<'_>,
+        _: bool,
+    ) -> Result<(f32, Vec<Gradients>)> {
+        let mut found = self.problem.gradients();
+        let loss = self.problem.loss(layers, &numbers(batch.rows), Some(&mut found));
+        Ok((loss, found))
     }
 
-    /// # Safety
-    /// As the ABI says.
-    unsafe fn rows(&self, rows: *const u64, count: usize) -> Result<Vec<usize>> {
-        if rows.is_null() || count == 0 {
-            return Err(Error::invalid("a batch without rows"));
-        }
-        // SAFETY: the caller's word.
-        let rows = unsafe { std::slice::from_raw_parts(rows, count) };
-        match rows.iter().find(|r| **r >= self.problem.rows as u64) {
-            Some(row) => Err(Error::invalid(format!("there is no row {row}"))),
-            None => Ok(rows.iter().map(|r| *r as usize).collect()),
-        }
+    fn of_layer(gradients: &Vec<Gradients>, layer: usize) -> Result<LayerGradients<'_>> {
+        let found = gradients.get(layer).ok_or("a layer without gradients")?;
+        Ok(LayerGradients { weight: &found.weight, input_scale: &found.input_scale })
     }
-}
 
-/// # Safety
-/// `ctx` is a [`Block`] that is alive; `error` is null or an empty buffer.
-unsafe fn respond(ctx: *mut c_void, error: *mut Buf, work: impl FnOnce(&Block<'_>) -> Result<()>) -> i32 {
-    // SAFETY: the caller's word.
-    let block = unsafe { &*ctx.cast::<Block<'_>>() };
-    let done = match thread::current().id() == block.thread {
-        true => block.host.call().and_then(|()| work(block)),
-        false => Err(Error::invalid("this function is only for the thread that the call came on")),
-    };
-    match done {
-        Ok(()) => abi::OK,
-        Err(reason) => {
-            // SAFETY: the caller's word.
-            unsafe { view::explain(error, &reason.to_string()) };
-            reason.status()
-        }
-    }
-}
-
-unsafe extern "C" fn inputs(
-    ctx: *mut c_void,
-    rows: *const u64,
-    n_rows: usize,
-    visit: Visit,
-    visitor: *mut c_void,
-    error: *mut Buf,
-) -> i32 {
-    // SAFETY: what the plugin was given, and what it gives as the ABI says.
-    unsafe {
-        respond(ctx, error, |block| {
-            let tokens = block.problem.tokens(&block.rows(rows, n_rows)?);
-            let width = block.problem.width();
-            let shape = Shape::matrix(tokens.len() / width, width);
-            for layer in 0..block.problem.layers.len() {
-                let input: Tensor = shape.view(&tokens);
-                if visit(visitor, layer, &input) != abi::OK {
-                    return Err("the visit ended early".into());
-                }
-            }
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C" fn loss_and_gradients(
-    ctx: *mut c_void,
-    layers: *const abi::LayerValues,
-    n_layers: usize,
-    batch: *const abi::Batch,
-    loss: *mut f32,
-    gradients: *mut abi::LayerGradients,
-    error: *mut Buf,
-) -> i32 {
-    // SAFETY: what the plugin was given, and what it gives as the ABI says.
-    unsafe {
-        respond(ctx, error, |block| {
-            let values = block.values(layers, n_layers)?;
-            if batch.is_null() || loss.is_null() || gradients.is_null() {
-                return Err(Error::invalid("no batch, or no room for loss or gradients"));
-            }
-            let rows = block.rows((*batch).rows, (*batch).n_rows)?;
-            let mut found = block.problem.gradients();
-            *loss = block.problem.loss(&values, &rows, Some(&mut found));
-            // What a plugin keeps of an earlier call is gone, which sanitizers see.
-            *block.gradients.borrow_mut() = found;
-            let room = std::slice::from_raw_parts_mut(gradients, n_layers);
-            for (at, (room, found)) in room.iter_mut().zip(&*block.gradients.borrow()).enumerate() {
-                let [weight, steps] = &block.shapes[at];
-                room.weight = weight.view(&found.weight);
-                room.input_scale = match (*batch).input_scales {
-                    0 => view::nothing(),
-                    _ => steps.view(&found.input_scale),
-                };
-            }
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C" fn held_out_loss(
-    ctx: *mut c_void,
-    layers: *const abi::LayerValues,
-    n_layers: usize,
-    loss: *mut f32,
-    error: *mut Buf,
-) -> i32 {
-    // SAFETY: what the plugin was given, and what it gives as the ABI says.
-    unsafe {
-        respond(ctx, error, |block| {
-            let values = block.values(layers, n_layers)?;
-            if loss.is_null() {
-                return Err(Error::invalid("no room for the loss"));
-            }
-            *loss = block.problem.held_out(&values);
-            Ok(())
-        })
+    fn held_out_loss(&self, layers: &[LayerValues<'_>]) -> Result<f32> {
+        Ok(self.problem.held_out(layers))
     }
 }
 
@@ -453,14 +326,15 @@ impl ObserverUnderTest {
     pub fn of_table(table: ObserverTable, settings: &str) -> Self {
         Self { table, settings: settings.to_owned() }
     }
+}
 
-    pub(super) fn create(&self, settings: Option<&str>) -> Result<()> {
+impl Observes for ObserverUnderTest {
+    fn create(&self, settings: Option<&str>) -> Result<()> {
         let settings = settings.unwrap_or(&self.settings);
         Instance::create(self.table.create, self.table.destroy, settings).map(drop)
     }
 
-    /// The range of these batches of a layer's input.
-    pub(super) fn range(&self, layer: &LayerSpec, batches: &[&[f32]]) -> Result<InputRange> {
+    fn range(&self, layer: &LayerSpec, batches: &[&[f32]]) -> Result<InputRange> {
         let mut instance = Instance::create(self.table.create, self.table.destroy, &self.settings)?;
         let (observe, finish) =
             (self.table.observe.ok_or("`observe` is null")?, self.table.finish.ok_or("`finish` is null")?);
@@ -525,14 +399,15 @@ impl PolicyUnderTest {
     pub fn of_table(table: PolicyTable, settings: &str) -> Self {
         Self { table, settings: settings.to_owned() }
     }
+}
 
-    pub(super) fn create(&self, settings: Option<&str>) -> Result<()> {
+impl Plans for PolicyUnderTest {
+    fn create(&self, settings: Option<&str>) -> Result<()> {
         let settings = settings.unwrap_or(&self.settings);
         Instance::create(self.table.create, self.table.destroy, settings).map(drop)
     }
 
-    /// The plan of a request.
-    pub(super) fn plan(&self, request: &PolicyRequest) -> Result<PolicyPlan> {
+    fn plan(&self, request: &PolicyRequest) -> Result<PolicyPlan> {
         let mut instance = Instance::create(self.table.create, self.table.destroy, &self.settings)?;
         let assign = self.table.assign.ok_or("`assign` is null")?;
         let host = Host::default();

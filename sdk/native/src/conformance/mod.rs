@@ -32,10 +32,30 @@ mod rounder;
 use std::fmt::{self, Write as _};
 
 pub use driver::{Host, ObserverUnderTest, PolicyUnderTest, RounderUnderTest};
-pub use observer::{assert_observer_conforms, check_observer};
-pub use policy::{assert_policy_conforms, check_policy};
+pub use observer::{Observes, assert_observer_conforms, check_observer};
+pub use policy::{Plans, assert_policy_conforms, check_policy};
 pub use problem::{Gradients, Problem};
 pub use rounder::{Rounds, assert_rounder_conforms, check_rounder};
+
+/// Is told the name of every check before it is made: one whose plugin never returns is the last.
+pub type Begins<'a> = &'a mut dyn FnMut(&'static str);
+
+/// A suite at work.
+struct Suite<'a> {
+    report: Report,
+    begins: Begins<'a>,
+}
+
+impl<'a> Suite<'a> {
+    fn new(begins: Begins<'a>) -> Self {
+        Self { report: Report::default(), begins }
+    }
+
+    fn check(&mut self, name: &'static str, check: impl FnOnce() -> Result<(), String>) {
+        (self.begins)(name);
+        self.report.checks.push((name, check()));
+    }
+}
 
 /// What a suite found: one line for each check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,10 +65,6 @@ pub struct Report {
 }
 
 impl Report {
-    fn check(&mut self, name: &'static str, check: impl FnOnce() -> Result<(), String>) {
-        self.checks.push((name, check()));
-    }
-
     /// Whether nothing was wrong.
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|(_, result)| result.is_ok())

@@ -1,24 +1,38 @@
 //! What the host expects of a bit policy.
 
-use taq_policy::{PolicyRequest, testing};
+use taq_policy::{PolicyPlan, PolicyRequest, testing};
 
-use super::Report;
-use super::driver::PolicyUnderTest;
-use crate::Error;
+use super::{Begins, Report, Suite};
+use crate::{Error, Result};
+
+/// A bit policy under test, in whatever way it is written.
+pub trait Plans: Sync {
+    /// Makes an instance from settings (JSON), or from its own, and ends it.
+    ///
+    /// # Errors
+    /// What the policy says of the settings.
+    fn create(&self, settings: Option<&str>) -> Result<()>;
+
+    /// The plan of a request, by a new instance.
+    ///
+    /// # Errors
+    /// What the policy says, or what is wrong with its answer.
+    fn plan(&self, request: &PolicyRequest) -> Result<PolicyPlan>;
+}
 
 /// Panics with a list of what is wrong, if anything is.
 ///
 /// # Panics
 /// If the policy does not conform.
 #[track_caller]
-pub fn assert_policy_conforms(policy: &PolicyUnderTest) {
-    check_policy(policy).assert();
+pub fn assert_policy_conforms(policy: &dyn Plans) {
+    check_policy(policy, &mut |_| {}).assert();
 }
 
-/// Holds a bit policy to what the host expects of it.
-pub fn check_policy(policy: &PolicyUnderTest) -> Report {
-    let mut report = Report::default();
-    report.check("settings that are none are refused", || {
+/// Holds a bit policy to what the host expects of it. `begins` is told of each check.
+pub fn check_policy(policy: &dyn Plans, begins: Begins<'_>) -> Report {
+    let mut suite = Suite::new(begins);
+    suite.check("settings that are none are refused", || {
         for wrong in ["[1]", "{"] {
             match policy.create(Some(wrong)) {
                 Err(Error::Invalid(text)) if !text.is_empty() => {}
@@ -27,14 +41,14 @@ pub fn check_policy(policy: &PolicyUnderTest) -> Report {
         }
         policy.create(None).map_err(|e| format!("its own settings are refused: {e}"))
     });
-    report.check("plans answer their requests", || {
+    suite.check("plans answer their requests", || {
         for request in [testing::sd3_request(2, 64, 4), testing::sd3_request(6, 192, 28)] {
             let plan = policy.plan(&request).map_err(|e| e.to_string())?;
             plan.check(&request).map_err(|e| e.to_string())?;
         }
         Ok(())
     });
-    report.check("the same request, the same plan, on any thread", || {
+    suite.check("the same request, the same plan, on any thread", || {
         let request = testing::sd3_request(3, 96, 10);
         let here = policy.plan(&request).map_err(|e| e.to_string())?;
         std::thread::scope(|scope| {
@@ -50,11 +64,11 @@ pub fn check_policy(policy: &PolicyUnderTest) -> Report {
             Ok(())
         })
     });
-    report.check("a request without layers does not end in a panic", || {
+    suite.check("a request without layers does not end in a panic", || {
         match policy.plan(&PolicyRequest::new("nothing", Vec::new(), Vec::new())) {
             Err(Error::Panicked(text)) => Err(text),
             _ => Ok(()),
         }
     });
-    report
+    suite.report
 }

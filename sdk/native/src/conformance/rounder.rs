@@ -1,8 +1,8 @@
 //! What the host expects of a rounder.
 
-use super::Report;
 use super::driver::Host;
 use super::problem::Problem;
+use super::{Begins, Report, Suite};
 use crate::{Error, Result, RoundedLayer};
 
 /// A rounder under test, in whatever way it is written.
@@ -32,16 +32,16 @@ pub trait Rounds: Sync {
 /// If the rounder does not conform.
 #[track_caller]
 pub fn assert_rounder_conforms(rounder: &dyn Rounds) {
-    check_rounder(rounder).assert();
+    check_rounder(rounder, &mut |_| {}).assert();
 }
 
 /// Shape of the layers that are rounded.
 const SHAPE: [usize; 2] = [6, 16];
 
-/// Holds a rounder to what the host expects of it.
-pub fn check_rounder(rounder: &dyn Rounds) -> Report {
-    let mut report = Report::default();
-    report.check("settings that are none are refused", || {
+/// Holds a rounder to what the host expects of it. `begins` is told of each check.
+pub fn check_rounder(rounder: &dyn Rounds, begins: Begins<'_>) -> Report {
+    let mut suite = Suite::new(begins);
+    suite.check("settings that are none are refused", || {
         for wrong in ["[1]", "\"text\"", "{", "{\"no such setting\": 1}"] {
             match rounder.create(Some(wrong)) {
                 Err(Error::Invalid(text)) if !text.is_empty() => {}
@@ -53,7 +53,7 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
         }
         rounder.create(None).map_err(|e| format!("its own settings are refused: {e}"))
     });
-    report.check("shapes: grids of every kind", || {
+    suite.check("shapes: grids of every kind", || {
         for (bits, symmetric, group_len) in
             [(4, false, 16), (3, true, 16), (4, false, 4), (2, true, 8), (8, false, 96), (8, true, 16)]
         {
@@ -64,14 +64,14 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
         }
         Ok(())
     });
-    report.check("the same seed, the same integers", || {
+    suite.check("the same seed, the same integers", || {
         let problem = problem();
         let host = Host::default();
         let once = rounder.round(&problem, 7, &host).map_err(|e| e.to_string())?;
         let again = rounder.round(&problem, 7, &host).map_err(|e| e.to_string())?;
         if once == again { Ok(()) } else { Err("two calls with one seed differ".into()) }
     });
-    report.check("threads: other threads, several at once", || {
+    suite.check("threads: other threads, several at once", || {
         let problem = problem();
         let here = rounder.round(&problem, 7, &Host::default()).map_err(|e| e.to_string())?;
         let Some(there) = rounder.round_elsewhere(&problem, 7) else { return Ok(()) };
@@ -91,7 +91,7 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
         }
         Ok(())
     });
-    report.check("cancellation and progress", || {
+    suite.check("cancellation and progress", || {
         let problem = problem();
         let host = Host::default();
         rounder.round(&problem, 1, &host).map_err(|e| format!("without being asked to stop: {e}"))?;
@@ -106,8 +106,8 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
             Err(other) => Err(format!("asked to stop, it said {other:?}, expected CANCELLED")),
         }
     });
-    report.check("degenerate layers", || degenerate(rounder));
-    report.check("numbers that are none", || {
+    suite.check("degenerate layers", || degenerate(rounder));
+    suite.check("numbers that are none", || {
         let mut problem = problem();
         for wrong in [f32::NAN, f32::INFINITY] {
             for row in 0..problem.rows {
@@ -124,7 +124,7 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
         Ok(())
     });
     if rounder.by_block() {
-        report.check("an error of the host ends the call", || {
+        suite.check("an error of the host ends the call", || {
             let host = Host::failing();
             match rounder.round(&problem(), 1, &host) {
                 Err(Error::Panicked(text)) => Err(format!("it panicked: {text}")),
@@ -134,7 +134,7 @@ pub fn check_rounder(rounder: &dyn Rounds) -> Report {
             }
         });
     }
-    report
+    suite.report
 }
 
 fn problem() -> Problem {

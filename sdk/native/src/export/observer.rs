@@ -40,7 +40,7 @@ unsafe extern "C" fn observe<T: Observer>(
         unsafe {
             let args = view::sized(args, "ObserveArgs")?;
             let layer = layer_spec(args.layer)?;
-            let point = ObservationPoint { layer, step: args.step as usize, sigma: args.sigma };
+            let point = ObservationPoint { layer: &layer, step: args.step as usize, sigma: args.sigma };
             let min: &[f32] = view::values(&args.min, "min")?;
             let batch = ObservedBatch {
                 values: view::values(&args.values, "values")?,
