@@ -271,16 +271,21 @@ fn a_host() {
     assert!(config.to_string().contains("loss-aware-clipping"), "{config:.400}");
 }
 
-/// The host's plugin and program without compiling taq anew: as a part of this test.
-#[allow(dead_code, reason = "its `main` is for the host that it builds")]
-#[path = "../../sdk/templates/host/src/main.rs"]
-mod host;
-
+/// The template's program, which this workspace compiles too, runs the project's pipeline, and Cargo takes its manifest.
 #[test]
-fn the_rounder_of_a_host_is_linked_by_its_register() {
-    let registry = taq_core::registry::Registry::linked().unwrap();
-    let settings = serde_json::json!({ "shares": [1.0, 0.5], "turns": 2 });
-    assert_eq!(registry.rounder("loss-aware-clipping", &settings).unwrap().iterations(), 2);
-    let refused = registry.rounder("loss-aware-clipping", &serde_json::json!({ "turns": 0 }));
-    assert!(refused.err().unwrap().to_string().contains("turns and rows must be at least 1"));
+fn a_host_runs_its_pipeline() {
+    let project = Project::new(&["--kind", "host"]);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let in_project = |program: &std::ffi::OsStr, arguments: &str| {
+        let output =
+            Command::new(program).args(arguments.split(' ')).current_dir(project.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    in_project(&cargo, "tree --offline");
+    let host = env!("CARGO_BIN_EXE_my-host").as_ref();
+    in_project(host, "run pipeline.toml");
+    in_project(host, "bench --run run --config fp,nearest,quantized");
+    project.was_compared(&["fp", "nearest", "quantized"]);
+    let config = project.document("quantized_weights/config.json");
+    assert!(config.to_string().contains("loss-aware-clipping"), "{config:.400}");
 }

@@ -65,6 +65,7 @@ macro_rules! structure {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it runs a compiler")]
 #[allow(non_snake_case, reason = "functions named as the structures of C")]
 fn the_header_has_the_layout_of_the_crate() {
     let mut lines = Lines::default();
