@@ -27,6 +27,9 @@
 //! | 6 | 16,128 | 2 |
 //! | 7 | 32,512 | 1 |
 //! | 8 | as two halves of 4 bits | 8 |
+//!
+//! `sdot` (64-bit ARM) multiplies signed bytes, which unsigned weights of up to 7 bits are too, into 32 bits; those of 8 bits
+//! come as two halves there as well.
 
 mod kernel;
 mod pack;
