@@ -197,6 +197,20 @@ fn packed_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>, d
     tap
 }
 
+/// Both ways to run quantized layers, by name.
+fn taps(
+    plan: &ActivationPlan,
+    rounded: &HashMap<LayerId, RoundedLayer>,
+) -> [(&'static str, Box<dyn Tap>); 2] {
+    let packed = packed_tap(plan, rounded, Dtype::Float32);
+    [("integers", Box::new(integer_tap(plan, rounded))), ("packed", Box::new(packed))]
+}
+
+fn simulated(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>) -> QuantizedLayers {
+    let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
+    rounded.iter().map(layer).collect()
+}
+
 #[test]
 fn the_velocity_is_that_of_the_simulation() {
     for (name, model, inputs) in models() {
@@ -220,12 +234,8 @@ fn the_velocity_is_that_of_the_simulation() {
 fn every_layer_is_that_of_the_simulation_in_f32() {
     for (name, model, inputs) in models() {
         let (plan, rounded) = quantize(&*model, &inputs);
-        let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
-        let layers: QuantizedLayers = rounded.iter().map(layer).collect();
-        let packed = packed_tap(&plan, &rounded, Dtype::Float32);
-        let taps: [(&str, Box<dyn Tap>); 2] =
-            [("integers", Box::new(integer_tap(&plan, &rounded))), ("packed", Box::new(packed))];
-        for (kind, ours) in taps {
+        let layers = simulated(&plan, &rounded);
+        for (kind, ours) in taps(&plan, &rounded) {
             let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
             for timestep in TIMESTEPS {
                 inputs.velocity(&*model, &[timestep; 2], &mut both);
@@ -242,12 +252,8 @@ fn dynamic_step_sizes_are_those_of_the_simulation() {
         let (plan, rounded) = quantize(&*model, &inputs);
         let fixed = inputs.velocity(&*model, &[500.0; 2], &mut integer_tap(&plan, &rounded));
         let plan = plan.with_dynamic(true);
-        let layer = |(id, r): (&LayerId, &RoundedLayer)| (id.clone(), r.quantized(&plan.inputs[id]).unwrap());
-        let layers: QuantizedLayers = rounded.iter().map(layer).collect();
-        let packed = packed_tap(&plan, &rounded, Dtype::Float32);
-        let taps: [(&str, Box<dyn Tap>); 2] =
-            [("integers", Box::new(integer_tap(&plan, &rounded))), ("packed", Box::new(packed))];
-        for (kind, ours) in taps {
+        let layers = simulated(&plan, &rounded);
+        for (kind, ours) in taps(&plan, &rounded) {
             let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
             let dynamic = inputs.velocity(&*model, &[500.0; 2], &mut both);
             assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}, {kind}: {:e}", both.worst);
