@@ -17,7 +17,8 @@ use crate::registry::{Kind, label};
 use crate::stats::{LayerScalars, StatisticsIndex, StepIndex};
 use crate::wasm::shown;
 use crate::{
-    Error, LayerColumns, LayerPlan, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource, Timestep,
+    Error, LayerColumns, LayerPlan, LayerSpec, ModelSpec, PolicyPlan, PolicyRequest, Result, ScaleSource,
+    Timestep,
 };
 
 use smoothquant::smooth;
@@ -218,15 +219,19 @@ fn add_channels(session: &Session, request: &mut PolicyRequest) -> Result<()> {
     for timestep in &request.timesteps {
         let npz = Npz::open(&session.run.step_stats(timestep.step))?;
         for (layer, columns) in request.layers.iter().zip(&mut request.statistics) {
-            let shape = [layer.in_features];
-            let name = |field: &str| format!("{}__{field}", layer.id.array_prefix());
-            let low: Vec<f32> = npz.vec(&name("avg_min"), &shape)?;
-            let high: Vec<f32> = npz.vec(&name("avg_max"), &shape)?;
-            let absmax = low.iter().zip(&high).map(|(a, b)| a.abs().max(b.abs()));
-            columns.channel_absmax.push(absmax.collect());
+            columns.channel_absmax.push(channel_absmax(&npz, layer)?);
         }
     }
     Ok(())
+}
+
+/// How far each channel of a layer's input reaches, `[in_features]`, in the statistics of one step.
+fn channel_absmax(npz: &Npz, layer: &LayerSpec) -> Result<Vec<f32>> {
+    let bound = |field: &str| -> Result<Vec<f32>> {
+        npz.vec(&format!("{}__{field}", layer.id.array_prefix()), &[layer.in_features])
+    };
+    let (low, high) = (bound("avg_min")?, bound("avg_max")?);
+    Ok(low.iter().zip(&high).map(|(a, b)| a.abs().max(b.abs())).collect())
 }
 
 /// Refuses a plan that does not answer the request ([`PolicyPlan::check`]).

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use taq_policy::PolicyPlan;
+use taq_policy::{LayerPlan, PolicyPlan};
 
 use crate::artifacts::Npz;
 use crate::plan::{QuantConfig, SmoothQuant};
 use crate::quant::{Smoothing, activation_qmax, to_vec};
 use crate::{Error, Result};
 
-use super::Session;
+use super::{Session, channel_absmax};
 
 /// Puts factors of all layers that the policy wants smoothed into the plan, and what their inputs reach then.
 pub(super) fn smooth(session: &Session, plan: &PolicyPlan, config: &mut QuantConfig) -> Result<()> {
-    let smoothed: Vec<_> = plan.layers.iter().filter_map(|l| Some((&l.id, l.smoothquant_alpha?))).collect();
+    let spec = session.model.spec();
+    let layer = |l: &LayerPlan| Some((spec.layer(&l.id)?, l.smoothquant_alpha?));
+    let smoothed: Vec<_> = plan.layers.iter().filter_map(layer).collect();
     if smoothed.is_empty() {
         return Ok(());
     }
@@ -21,16 +23,11 @@ pub(super) fn smooth(session: &Session, plan: &PolicyPlan, config: &mut QuantCon
     let mut reaches: BTreeMap<usize, Vec<Vec<f32>>> = BTreeMap::new();
     for &step in config.per_timestep.keys() {
         let npz = Npz::open(&session.run.step_stats(step))?;
-        let of_layer = |(id, _): &(&crate::LayerId, f32)| {
-            let inputs = session.model.spec().layer(id).map_or(0, |l| l.in_features);
-            let name = |field: &str| format!("{}__{field}", id.array_prefix());
-            let low: Vec<f32> = npz.vec(&name("avg_min"), &[inputs])?;
-            let high: Vec<f32> = npz.vec(&name("avg_max"), &[inputs])?;
-            Ok(low.iter().zip(&high).map(|(l, h)| l.abs().max(h.abs())).collect())
-        };
-        reaches.insert(step, smoothed.iter().map(of_layer).collect::<Result<_>>()?);
+        let of_layers = smoothed.iter().map(|(layer, _)| channel_absmax(&npz, layer));
+        reaches.insert(step, of_layers.collect::<Result<_>>()?);
     }
-    for (at, &(id, alpha)) in smoothed.iter().enumerate() {
+    for (at, &(layer, alpha)) in smoothed.iter().enumerate() {
+        let id = &layer.id;
         session.cx.check()?;
         let weight = to_vec(&session.model.weight(id)?.abs()?.max_axes(&[0], None)?)?;
         let mut input = vec![0.0_f32; weight.len()];
