@@ -1,8 +1,8 @@
 //! A library's observer as taq's.
 
 use serde_json::Value;
-use taq_plugin::abi::{ObserveArgs, ObserverTable, RangeArgs};
-use taq_plugin::host::{Guarded, UNWRITTEN, Words};
+use taq_plugin::abi::{ObserveArgs, ObserverTable};
+use taq_plugin::host::{RangeRoom, Words};
 use taq_plugin::view::Shape;
 
 use super::call::Call;
@@ -60,32 +60,10 @@ impl Observer for NativeObserver {
     fn finish(self: Box<Self>, _: &ObservedInput<'_>) -> Result<InputRange> {
         let Some(channels) = self.channels else { return Ok(InputRange::default()) };
         let Some(finish) = self.table.finish else { return Err(self.instance.failed("`finish` is null")) };
-        let shape = Shape::vector(channels);
-        let mut min = Guarded::filled(UNWRITTEN, channels);
-        let mut max = Guarded::filled(UNWRITTEN, channels);
-        let mut ends = Guarded::filled(UNWRITTEN, 2);
-        let [low, high] = ends.room() else { return Err(self.instance.failed("no room")) };
-        let args = RangeArgs {
-            size: size_of::<RangeArgs>() as u32,
-            reserved: 0,
-            min: shape.room(min.room()),
-            max: shape.room(max.room()),
-            low,
-            high,
-        };
+        let mut room = RangeRoom::new(channels);
+        let args = room.args();
         // SAFETY: as the ABI says; everything outlives the call.
         self.instance.call("finish", None, |instance, error| unsafe { finish(instance, &args, error) })?;
-        for (what, room) in [("min", &min), ("max", &max), ("low and high", &ends)] {
-            if !room.is_intact() {
-                return Err(self.instance.failed(format!("`finish` wrote beyond the room of `{what}`")));
-            }
-            if let Some(at) = room.values().iter().position(|v| !v.is_finite()) {
-                let found = room.values()[at];
-                let reason = format!("`finish` left {found} in `{what}` at {at}, expected a finite number");
-                return Err(self.instance.failed(reason));
-            }
-        }
-        let (low, high) = (ends.values()[0], ends.values()[1]);
-        Ok(InputRange { min: min.values().to_vec(), max: max.values().to_vec(), low, high })
+        room.range().map_err(|reason| self.instance.failed(reason))
     }
 }

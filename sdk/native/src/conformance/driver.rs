@@ -14,10 +14,10 @@ use super::policy::Plans;
 use super::problem::{Gradients, Problem};
 use super::rounder::Rounds;
 use crate::abi::{
-    self, AssignArgs, Buf, Create, Destroy, HostApi, ObserveArgs, ObserverTable, PolicyTable, RangeArgs,
-    RoundBlockArgs, RoundLayerArgs, RounderTable, Str,
+    self, AssignArgs, Buf, Create, Destroy, HostApi, ObserveArgs, ObserverTable, PolicyTable, RoundBlockArgs,
+    RoundLayerArgs, RounderTable, Str,
 };
-use crate::host::{BlockCall, BlockData, Guarded, Room, UNWRITTEN, Words};
+use crate::host::{BlockCall, BlockData, RangeRoom, Room, Words};
 use crate::view::{self, Shape};
 use crate::{
     Batch, BitPolicy, BlockRounder, Error, InputRange, LayerGradients, LayerRounder, LayerSpec, LayerValues,
@@ -361,25 +361,11 @@ impl Observes for ObserverUnderTest {
             // SAFETY: as the ABI says; everything outlives the call.
             instance.call(|pointer, error| unsafe { observe(pointer, &args, error) })?;
         }
-        let mut min = Guarded::filled(UNWRITTEN, channels);
-        let mut max = Guarded::filled(UNWRITTEN, channels);
-        let mut ends = Guarded::filled(UNWRITTEN, 2);
-        let ends_at = ends.room().as_mut_ptr();
-        let args = RangeArgs {
-            size: size_of::<RangeArgs>() as u32,
-            reserved: 0,
-            min: shape.room(min.room()),
-            max: shape.room(max.room()),
-            low: ends_at,
-            high: ends_at.wrapping_add(1),
-        };
+        let mut room = RangeRoom::new(channels);
+        let args = room.args();
         // SAFETY: as the ABI says; everything outlives the call.
         instance.call(|pointer, error| unsafe { finish(pointer, &args, error) })?;
-        if !(min.is_intact() && max.is_intact() && ends.is_intact()) {
-            return Err("`finish` wrote beyond its room".into());
-        }
-        let (low, high) = (ends.values()[0], ends.values()[1]);
-        Ok(InputRange { min: min.values().to_vec(), max: max.values().to_vec(), low, high })
+        room.range().map_err(Error::Failed)
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod block;
 mod guarded;
+mod range;
 mod room;
 
 pub use block::{BlockCall, BlockData};
 pub use guarded::{Guarded, UNWRITTEN, Written};
+pub use range::RangeRoom;
 pub use room::{LayerData, Room, Words};
