@@ -21,19 +21,10 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        let total = (self.memory - current).saturating_add(desired);
-        if total > MEMORY_BYTES {
-            return Err(violation(format!(
-                "it asked for {} MiB of memory; at most {} MiB are given",
-                total.div_ceil(1 << 20),
-                MEMORY_BYTES >> 20
-            )));
-        }
-        self.memory = total;
-        Ok(true)
+        grow(&mut self.memory, [current, desired], maximum, MEMORY_BYTES, |total| {
+            let (asked, most) = (total.div_ceil(1 << 20), MEMORY_BYTES >> 20);
+            format!("it asked for {asked} MiB of memory; at most {most} MiB are given")
+        })
     }
 
     /// The host has no more memory to give. The guest would be told “no”, and might answer something else than on
@@ -48,17 +39,9 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        let total = (self.elements - current).saturating_add(desired);
-        if total > TABLE_ELEMENTS {
-            return Err(violation(format!(
-                "it asked for a table of {total} elements; at most {TABLE_ELEMENTS} are given"
-            )));
-        }
-        self.elements = total;
-        Ok(true)
+        grow(&mut self.elements, [current, desired], maximum, TABLE_ELEMENTS, |total| {
+            format!("it asked for a table of {total} elements; at most {TABLE_ELEMENTS} are given")
+        })
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -76,4 +59,23 @@ impl ResourceLimiter for Limiter {
     fn tables(&self) -> usize {
         TABLES
     }
+}
+
+/// Whether one of several may grow, within the maximum of its own and with `most` of all; `total` is how much they have.
+fn grow(
+    total: &mut usize,
+    [current, desired]: [usize; 2],
+    maximum: Option<usize>,
+    most: usize,
+    explain: impl FnOnce(usize) -> String,
+) -> wasmtime::Result<bool> {
+    if maximum.is_some_and(|maximum| desired > maximum) {
+        return Ok(false);
+    }
+    let wanted = (*total - current).saturating_add(desired);
+    if wanted > most {
+        return Err(violation(explain(wanted)));
+    }
+    *total = wanted;
+    Ok(true)
 }
