@@ -2,6 +2,7 @@
 //! line as a process, pages in a browser.
 
 pub mod activations;
+pub mod both;
 pub mod chromium;
 pub mod golden;
 pub mod linear;

@@ -9,6 +9,7 @@ use taq_core::quant::{
 use taq_core::registry::Registry;
 use taq_core::{Conditioning, Identity, LayerId, LinearCall, Model, Result, Tap, WeightOnlyCall};
 use taq_plugins as _;
+use taq_tests::both::Both;
 use taq_tests::golden::Golden;
 use taq_tests::taq::{fail, folded, succeed};
 
@@ -56,31 +57,6 @@ impl Tap for OfType<'_> {
 
     fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
         self.check(&call.layer.id, call, |tap, call| tap.weight_only(call))
-    }
-}
-
-/// Computes every layer on both ways from the same input and notes how far they are apart.
-struct Both<'a> {
-    ours: &'a mut dyn Tap,
-    simulated: QuantizedTap<'a>,
-    worst: f64,
-}
-
-impl Tap for Both<'_> {
-    fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
-        self.ours.begin(timesteps)?;
-        self.simulated.begin(timesteps)
-    }
-
-    fn weight_only(&mut self, call: WeightOnlyCall<'_>) -> Result<Array> {
-        self.ours.weight_only(call)
-    }
-
-    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
-        let again = LinearCall { layer: call.layer, input: call.input, weight: call.weight, bias: call.bias };
-        let (ours, theirs) = (self.ours.linear(again)?, self.simulated.linear(call)?);
-        self.worst = self.worst.max(relative_l2_arrays(&wide(&ours), &wide(&theirs))?);
-        Ok(ours)
     }
 }
 
@@ -164,7 +140,7 @@ fn quantized_layers_keep_the_type() {
     };
     for (name, tap) in [("packed", &mut packed as &mut dyn Tap), ("integers", &mut integers)] {
         // Layer by layer: from one to the next, inputs near the middle of two grid points go to the one or the other.
-        let mut both = Both { ours: tap, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+        let mut both = Both::new(tap, QuantizedTap::new(&plan, &layers));
         velocity(&mut both);
         assert!(both.worst > 0.0 && both.worst < 2e-2, "{name}: {:e}", both.worst);
     }

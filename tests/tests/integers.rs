@@ -15,6 +15,7 @@ use taq_core::{
     Conditioning, LayerId, LearnedInput, LinearCall, Model, Result, RoundedLayer, Tap, WeightOnlySpec,
 };
 use taq_plugins as _;
+use taq_tests::both::Both;
 use taq_tests::golden::Golden;
 
 /// Timesteps of the plan.
@@ -157,27 +158,6 @@ impl Tap for Exact<'_> {
     }
 }
 
-/// Computes every layer on both ways from the same input and notes how far they are apart.
-struct Both<'a> {
-    ours: Box<dyn Tap>,
-    simulated: QuantizedTap<'a>,
-    worst: f64,
-}
-
-impl Tap for Both<'_> {
-    fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
-        self.ours.begin(timesteps)?;
-        self.simulated.begin(timesteps)
-    }
-
-    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
-        let again = LinearCall { layer: call.layer, input: call.input, weight: call.weight, bias: call.bias };
-        let (ours, theirs) = (self.ours.linear(again)?, self.simulated.linear(call)?);
-        self.worst = self.worst.max(relative_l2_arrays(&ours, &theirs)?);
-        Ok(ours)
-    }
-}
-
 fn integer_tap(plan: &ActivationPlan, rounded: &HashMap<LayerId, RoundedLayer>) -> IntegerTap {
     let mut tap = IntegerTap::new(plan);
     for (id, rounded) in rounded {
@@ -235,8 +215,8 @@ fn every_layer_is_that_of_the_simulation_in_f32() {
     for (name, model, inputs) in models() {
         let (plan, rounded) = quantize(&*model, &inputs);
         let layers = simulated(&plan, &rounded);
-        for (kind, ours) in taps(&plan, &rounded) {
-            let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+        for (kind, mut ours) in taps(&plan, &rounded) {
+            let mut both = Both::new(&mut *ours, QuantizedTap::new(&plan, &layers));
             for timestep in TIMESTEPS {
                 inputs.velocity(&*model, &[timestep; 2], &mut both);
             }
@@ -253,8 +233,8 @@ fn dynamic_step_sizes_are_those_of_the_simulation() {
         let fixed = inputs.velocity(&*model, &[500.0; 2], &mut integer_tap(&plan, &rounded));
         let plan = plan.with_dynamic(true);
         let layers = simulated(&plan, &rounded);
-        for (kind, ours) in taps(&plan, &rounded) {
-            let mut both = Both { ours, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+        for (kind, mut ours) in taps(&plan, &rounded) {
+            let mut both = Both::new(&mut *ours, QuantizedTap::new(&plan, &layers));
             let dynamic = inputs.velocity(&*model, &[500.0; 2], &mut both);
             assert!(both.worst > 0.0 && both.worst < 1e-5, "{name}, {kind}: {:e}", both.worst);
             let change = relative_l2_arrays(&dynamic, &fixed).unwrap();
