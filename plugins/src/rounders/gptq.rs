@@ -23,7 +23,8 @@ pub struct GptqSettings {
 
 impl Default for GptqSettings {
     fn default() -> Self {
-        Self { damping: 0.01, act_order: true, clipping: Clipping::Mse }
+        let Compensation { damping, act_order } = Compensation::default();
+        Self { damping, act_order, clipping: Clipping::Mse }
     }
 }
 

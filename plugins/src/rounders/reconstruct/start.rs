@@ -43,7 +43,6 @@ impl Start {
         let Some(moments) = moments else {
             return WeightLearner::new(&weight, shape, layer.grid, params, None);
         };
-        let compensation = Compensation { damping: 0.01, act_order: true };
         // The inputs of a weight times m are those over m.
         let moments = match multiplier.is_empty() {
             true => moments.clone(),
@@ -52,7 +51,8 @@ impl Start {
                 moments.divide(&m)?.divide(m.t())?
             }
         };
-        let better = compensation.round(layer, &weight, shape, params.clone(), &moments)?.weight_int;
+        let better =
+            Compensation::default().round(layer, &weight, shape, params.clone(), &moments)?.weight_int;
         WeightLearner::new(&weight, shape, layer.grid, params, Some(&better))
     }
 }
