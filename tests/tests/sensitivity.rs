@@ -232,6 +232,11 @@ fn policies_are_told_and_refuse_what_is_stale() {
         folded(&said).contains("since `taq observe` ran again, `taq sensitivity --force` has to"),
         "{said}"
     );
+    // A file alone, copied from elsewhere, is no measurement of this run.
+    std::fs::remove_file(run.join("stages/sensitivity.json")).unwrap();
+    let decided = command(HOST, &self::words(&run, "decide --policy budget --force")).output().unwrap();
+    let said = folded(&String::from_utf8(decided.stderr).unwrap());
+    assert!(decided.status.success() && said.contains("sensitivities.json is not used"), "{said}");
 }
 
 #[test]

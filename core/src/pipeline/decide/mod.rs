@@ -181,6 +181,12 @@ fn request(
     }
     if let Some((_, sensitivities)) = known_sensitivities(session)? {
         request.sensitivities = sensitivities.for_policy();
+    } else if session.run.sensitivities().exists() {
+        let path = session.run.sensitivities();
+        tracing::warn!(
+            "{} is not used: no `taq sensitivity` that ended in this run folder wrote it",
+            path.display()
+        );
     }
     if per_channel {
         add_channels(session, &mut request)?;
