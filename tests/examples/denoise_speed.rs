@@ -1,7 +1,7 @@
 //! How long one call of the transformer takes quantized (W4A8) and in full precision, what of it the linear layers take,
 //! and what memory it needs. The integers are random: their speed and size do not depend on what they are.
 //!
-//! `cargo run --release -p taq-plugins --example denoise_speed -- [batch] [settings as JSON] [sides of latents] [subject …]`
+//! `cargo run --release -p taq-tests --example denoise_speed -- [batch] [settings as JSON] [sides of latents] [subject …]`
 //!
 //! Subjects: `w4a8`, with integers on the CPU and packed weights on a GPU; `w4`, the same with modulation and embeddings of
 //! 4 bits too; `simulated`, the same with weights as numbers;
@@ -14,7 +14,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use taq_core::metrics::relative_l2_arrays;
 use taq_core::mlx_rs::{Array, Dtype, memory, ops, random};
 use taq_core::pipeline::{ActivationPlan, IntegerTap, PackedTap, QuantizedLayers, QuantizedTap};
 use taq_core::quant::{Grid, InputGrids, PackedLinear, PackedMatrix, QuantizedLinear, WeightOnly};
@@ -24,6 +23,7 @@ use taq_core::{
     WeightOnlySpec,
 };
 use taq_plugins as _;
+use taq_tests::both::Both;
 
 /// Calls timed, after two more; the median counts.
 const CALLS: usize = 15;
@@ -47,28 +47,6 @@ impl Tap for Clock {
         self.linear += start.elapsed();
         self.calls += 1;
         Ok(output)
-    }
-}
-
-/// Computes every layer on both ways from the same input and notes how far they are apart, as relative L2 error.
-struct Both<'a> {
-    packed: PackedTap,
-    simulated: QuantizedTap<'a>,
-    worst: f64,
-}
-
-impl Tap for Both<'_> {
-    fn begin(&mut self, timesteps: &[f32]) -> Result<()> {
-        self.packed.begin(timesteps)?;
-        self.simulated.begin(timesteps)
-    }
-
-    fn linear(&mut self, call: LinearCall<'_>) -> Result<Array> {
-        let again = LinearCall { layer: call.layer, input: call.input, weight: call.weight, bias: call.bias };
-        let (ours, theirs) = (self.packed.linear(again)?, self.simulated.linear(call)?);
-        let wide = |array: &Array| array.as_dtype(Dtype::Float32);
-        self.worst = self.worst.max(relative_l2_arrays(&wide(&ours)?, &wide(&theirs)?)?);
-        Ok(ours)
     }
 }
 
@@ -290,8 +268,8 @@ fn measure(model: &dyn Model, subject: &str, x: &Array, conditioning: &Condition
         }
         "compare" => {
             let (plan, layers) = (plan(), simulated(spec, dtype)?);
-            let (packed, _) = packed(spec, &[], dtype)?;
-            let mut both = Both { packed, simulated: QuantizedTap::new(&plan, &layers), worst: 0.0 };
+            let (mut packed, _) = packed(spec, &[], dtype)?;
+            let mut both = Both::new(&mut packed, QuantizedTap::new(&plan, &layers));
             model.denoise(x, &timesteps, conditioning, &mut both)?.eval()?;
             println!("compare      layers are off by at most {:.2e}", both.worst);
         }
